@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ * graph/graph.h - a model as a list of layer-level operations on values.
+ *
+ * Values are NHWC: an image [n, h, w, c] and its tokens [n, h*w, c] are the same bytes. Token
+ * sequences have h = 1. A graph is built once for given shapes, planned once (graph/plan.h), and
+ * given to a backend, which compiles it. Nothing here knows diffusion.
+ *
+ * Building cannot fail half-way: the first error sticks in graph.status and later calls return
+ * GR_NONE, so that a model reads as a model. Check the status once at the end. */
+#ifndef GRAPH_GRAPH_H
+#define GRAPH_GRAPH_H
+#include "graph/layer.h"
+
+typedef int gr_ref; /* index of a value in its graph */
+#define GR_NONE (-1)
+
+struct gr_shape {
+    int64_t n, h, w, c;
+};
+
+enum gr_role { GR_TEMP, GR_INPUT, GR_OUTPUT };
+enum gr_type { GR_F32, GR_I32 };
+
+struct gr_value {
+    struct gr_shape shape;
+    enum gr_type type;
+    enum gr_role role;
+    int bind;         /* inputs and outputs: index into the bindings of a run */
+    const char *name; /* inputs and outputs; "" otherwise */
+    /* Written by gr_plan(): first byte in the arena; -1 for inputs and outputs. */
+    int64_t offset;
+};
+
+#define GR_OP_LIST(X)                                                                       \
+    X(LINEAR, "linear")         /* in: x, residual?                 y = act(W x + b) + res */ \
+    X(GEGLU, "geglu")           /* in: x          y = (W x + b)[:C] * gelu((W x + b)[C:])  */ \
+    X(CONV2D, "conv2d")         /* in: x, residual?, vec?    y = conv(x) + b + vec + res   */ \
+    X(GROUP_NORM, "group_norm") /* in: x                        then act                   */ \
+    X(LAYER_NORM, "layer_norm") /* in: x                                                   */ \
+    X(ATTENTION, "attention")   /* in: q, k, v                                             */ \
+    X(ACT, "act")               /* in: x                                                   */ \
+    X(ADD, "add")               /* in: a, b (same shape)                                   */ \
+    X(CONCAT, "concat")         /* in: a, b       along channels                           */ \
+    X(UPSAMPLE2X, "upsample2x") /* in: x          nearest                                  */ \
+    X(EMBED, "embed")           /* in: ids (I32 [n, 1, t, 1])  y = token[id] + pos[t]      */ \
+    X(TIMESTEP, "timestep")     /* in: t [n, 1, 1, m]   y[n, 1, 1, m*dim] = cos.. sin..    */
+
+enum gr_op_kind {
+#define GR_OP_ENUM(name, text) OP_##name,
+    GR_OP_LIST(GR_OP_ENUM)
+#undef GR_OP_ENUM
+        OP_COUNT
+};
+
+/* gelu: exact, 0.5 x (1 + erf(x / sqrt 2)); quick_gelu: x sigmoid(1.702 x) (CLIP-L). */
+enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
+
+/* How a layer with deltas is computed (DESIGN.md section 1). */
+enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED };
+
+enum { GR_MAX_IN = 3 };
+
+struct gr_op {
+    enum gr_op_kind kind;
+    gr_ref out;
+    gr_ref in[GR_MAX_IN]; /* GR_NONE where absent */
+    const struct layer *layer; /* linear, geglu, conv2d, norms; embed: the token table */
+    const struct layer *layer2; /* embed: the position table */
+    enum gr_act act;
+    enum gr_route route;
+    int stride;                                       /* conv2d */
+    int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
+    int groups;                                       /* group_norm */
+    float eps;                                        /* norms */
+    int heads;                                        /* attention */
+    bool causal;                                      /* attention */
+    int dim;                                          /* timestep: width of one number */
+};
+
+struct graph {
+    const char *name; /* "unet": names the compute buffer in messages */
+    struct arena mem;
+    kron_status status;
+    struct gr_value *values;
+    int n_values, cap_values;
+    struct gr_op *ops;
+    int n_ops, cap_ops;
+    int n_binds;
+    /* Written by gr_plan(). */
+    size_t arena_bytes;  /* the part of the compute buffer that holds values */
+    size_t lower_bound;  /* the largest sum of values alive at once */
+};
+
+/* --- building (build.c) --- */
+
+void gr_init(struct graph *g, const char *name);
+void gr_free(struct graph *g);
+
+gr_ref gr_input(struct graph *g, const char *name, enum gr_type type, struct gr_shape shape);
+/* Marks a value as an output of that name: it lives in a binding, not in the arena. */
+void gr_output(struct graph *g, gr_ref v, const char *name);
+/* Index into a run's bindings of an input or output; -1 if there is none of that name. */
+int gr_bind(const struct graph *g, const char *name);
+struct gr_shape gr_shape_of(const struct graph *g, gr_ref v);
+
+/* y = act(W x + b), plus residual (GR_NONE: none). x[..., in] -> [..., out]. */
+gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act, gr_ref residual);
+/* x[..., in] -> [..., out / 2]: first half of the rows times gelu of the second half. */
+gr_ref gr_geglu(struct graph *g, gr_ref x, const struct layer *l);
+/* Same-padded (kh/2) convolution of stride 1 or 2. vec [n, 1, 1, out] is added to every pixel of
+ * its sample. A 1x1 layer becomes a linear operation. */
+gr_ref gr_conv(struct graph *g, gr_ref x, const struct layer *l, int stride, gr_ref vec,
+               gr_ref residual);
+/* The VAE encoder's downsampling: stride 2, one zero row below and one column to the right. */
+gr_ref gr_conv_down_asym(struct graph *g, gr_ref x, const struct layer *l);
+gr_ref gr_group_norm(struct graph *g, gr_ref x, const struct layer *l, int groups, float eps,
+                     enum gr_act act);
+gr_ref gr_layer_norm(struct graph *g, gr_ref x, const struct layer *l, float eps);
+/* softmax(q k' / sqrt(c / heads)) v per head; q[n, .., c], k and v[n, .., c] of one token count.
+ * Causal: token i sees tokens 0..i. */
+gr_ref gr_attention(struct graph *g, gr_ref q, gr_ref k, gr_ref v, int heads, bool causal);
+gr_ref gr_act(struct graph *g, gr_ref x, enum gr_act act);
+gr_ref gr_add(struct graph *g, gr_ref a, gr_ref b);
+gr_ref gr_concat(struct graph *g, gr_ref a, gr_ref b);
+gr_ref gr_upsample2x(struct graph *g, gr_ref x);
+gr_ref gr_embed(struct graph *g, gr_ref ids, const struct layer *token, const struct layer *pos);
+/* Sinusoidal embedding of each of the m numbers of t[n, 1, 1, m]: [cos, sin], frequencies
+ * exp(-ln(10000) i / (dim / 2)) (Ho et al. 2020, in the order that Stable Diffusion uses). */
+gr_ref gr_timestep(struct graph *g, gr_ref t, int dim);
+
+const char *gr_op_name(enum gr_op_kind k);
+int64_t gr_elements(struct gr_shape s);
+/* One line an operation, with shapes, offsets and routes, through log_debug(). */
+void gr_dump(const struct graph *g);
+
+/* --- planning (plan.c) --- */
+
+/* Gives every temporary value an offset in one arena, by lifetime; operations that may run in
+ * place do. Offsets are multiples of 64 bytes. Without a plan no backend takes a graph. */
+kron_status gr_plan(struct graph *g);
+/* True if `op` may write its output over input i: backends must allow exactly this. */
+bool gr_op_in_place(const struct gr_op *op, int i);
+
+/* --- routes (route.c) --- */
+
+enum gr_apply { APPLY_AUTO, APPLY_IMMEDIATELY, APPLY_AT_RUNTIME };
+
+/* What the cost model knows of a device; measured by its backend. */
+struct gr_rates {
+    double product;  /* multiply-adds a second of a large matrix product */
+    double small;    /* of products with a side under 64, as adapters' factors make */
+    double pass;     /* multiply-adds a second of a pass over weights in cache */
+    double bandwidth; /* bytes a second to and from memory */
+};
+
+/* Sets op->route of every linear, geglu and conv2d that has deltas. merge_budget: bytes that
+ * resident merged weights (f32) may take; used by APPLY_AUTO only. Logs each choice and why. */
+void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
+                      const struct gr_rates *rates, size_t merge_budget);
+
+#endif
