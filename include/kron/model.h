@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT
+ * Copyright the Kron authors
+ *
+ * kron/model.h - a loaded checkpoint, and adapter files.
+ *
+ * Opening a model maps its files and reads headers: weights are not copied. */
+#ifndef KRON_MODEL_H
+#define KRON_MODEL_H
+#include <kron/status.h>
+#include <stddef.h>
+#include <stdint.h>
+KRON_API_BEGIN
+
+/* Opaque. Immutable after open: any number of sessions and threads may share one. It must
+ * outlive its sessions. */
+typedef struct kron_model kron_model;
+
+typedef enum kron_arch { KRON_ARCH_SD1 = 1, KRON_ARCH_SD2 = 2, KRON_ARCH_SDXL = 3 } kron_arch;
+
+/* What the network predicts. DETECT: from metadata; for an SD2 file without any, from one test
+ * call of the network. */
+typedef enum kron_prediction {
+    KRON_PREDICTION_DETECT = 0,
+    KRON_PREDICTION_EPS = 1,
+    KRON_PREDICTION_V = 2
+} kron_prediction;
+
+/* A zeroed struct means defaults; paths are UTF-8 and not kept. */
+typedef struct kron_model_params {
+    const char *model;           /* .safetensors checkpoint, or a diffusers folder */
+    const char *diffusion_model; /* UNet alone; NULL: in `model` */
+    const char *clip_l;          /* first text encoder alone; NULL: in `model` */
+    const char *clip_g;          /* SD2's or SDXL's OpenCLIP encoder alone; NULL: in `model` */
+    const char *vae;             /* replaces the VAE of `model`; NULL: none */
+    const char *backend;         /* "cpu", "ref" (slow, plain C); NULL: the best there is */
+    int n_threads;               /* workers on the CPU; 0: one per core */
+    kron_prediction prediction;
+} kron_model_params;
+
+/* Opens a checkpoint and finds out what it is from its tensor names and shapes.
+ *   out  the model, or NULL on failure. Caller owns it: kron_model_close().
+ * Errors: KRON_ERR_IO; KRON_ERR_FORMAT for a damaged file; KRON_ERR_UNSUPPORTED for a
+ * checkpoint of another kind, with what was recognised and what is missing; KRON_ERR_SHAPE for
+ * tensors that do not fit each other. */
+KRON_API kron_status kron_model_open(kron_model **out, const kron_model_params *params);
+
+/* Sets *m to NULL. *m may be NULL already. All its sessions must be gone. */
+KRON_API void kron_model_close(kron_model **m);
+
+typedef struct kron_model_info {
+    kron_arch arch;
+    const char *arch_name;        /* "SD 1.x", "SD 2.x", "SDXL"; static */
+    kron_prediction prediction;   /* EPS or V */
+    int64_t unet_parameters, text_parameters, vae_parameters; /* numbers in each part */
+    int64_t weight_bytes;         /* of all tensors used, as stored */
+    const char *backend;          /* name of the device, valid as long as the model */
+} kron_model_info;
+
+KRON_API kron_model_info kron_model_get_info(const kron_model *m);
+
+/* An adapter: a parsed LoRA, LoCon, LoHa or LoKr file. Opaque, immutable after open, shared
+ * freely. It owns its factors and knows no model. */
+typedef struct kron_adapter kron_adapter;
+
+/* Opens a .safetensors adapter file: maps it and sorts its tensors into modules.
+ * Errors: KRON_ERR_IO; KRON_ERR_FORMAT if the file is damaged or holds no adapter tensor. */
+KRON_API kron_status kron_adapter_open(kron_adapter **out, const char *path);
+
+/* Drops the caller's reference and sets *a to NULL; sessions that use it keep their own. */
+KRON_API void kron_adapter_close(kron_adapter **a);
+
+KRON_API_END
+#endif
