@@ -79,8 +79,8 @@ struct delta_list delta_set_list(const struct delta_set *set, const struct layer
 
 /* Adds a delta's change of rows [row, row + n) to w[n, k], in double where sums are taken: the
  * definition, slow. strength is s. */
-kron_status delta_add_ref(const struct delta *d, const struct layer *l, float strength, int64_t row,
-                          int64_t n, double *w);
+void delta_add_ref(const struct delta *d, const struct layer *l, float strength, int64_t row,
+                   int64_t n, double *w);
 
 /* Multiply-adds that writing the delta into the whole weight costs. */
 double delta_weight_cost(const struct delta *d, const struct layer *l);

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT
+ * The reference device: host memory, and a loop over the operations. */
+#include "backend/ref/ref.h"
+#include <string.h>
+
+struct be_weights {
+    const struct delta_set *set;
+};
+
+struct be_plan {
+    const struct graph *g;
+    const struct delta_set *set;
+    float *arena;
+    double *w, *b; /* effective weight and bias of the layer at work */
+    size_t bytes;
+};
+
+static void close_device(struct be_device *d)
+{
+    mem_free(d);
+}
+
+static kron_status buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out)
+{
+    void *p, *host;
+
+    KRON_TRY(mem_alloc(&p, sizeof(struct be_buf), "a buffer"));
+    kron_status status = mem_alloc(&host, bytes, "a buffer");
+    if (status != KRON_OK) {
+        mem_free(p);
+        return status;
+    }
+    *out = p;
+    **out = (struct be_buf){.device = d, .bytes = bytes, .host = host};
+    return KRON_OK;
+}
+
+static void buf_free(struct be_buf *b)
+{
+    mem_free(b->host);
+    mem_free(b);
+}
+
+static kron_status buf_write(struct be_buf *b, size_t at, const void *src, size_t n)
+{
+    memcpy((char *)b->host + at, src, n);
+    return KRON_OK;
+}
+
+static kron_status buf_read(struct be_buf *b, size_t at, void *dst, size_t n)
+{
+    memcpy(dst, (const char *)b->host + at, n);
+    return KRON_OK;
+}
+
+static bool op_supported(const struct be_device *d, const struct graph *g, const struct gr_op *op)
+{
+    (void)d, (void)g;
+    return ref_ops[op->kind] != NULL;
+}
+
+static kron_status weights_create(struct be_device *d, const struct layer_table *table,
+                                  const struct delta_set *set, struct be_weights **out)
+{
+    void *p;
+
+    (void)d, (void)table;
+    KRON_TRY(mem_alloc(&p, sizeof **out, "weights"));
+    *out = p;
+    (*out)->set = set;
+    return KRON_OK;
+}
+
+static void weights_free(struct be_weights *w)
+{
+    mem_free(w);
+}
+
+static void plan_free(struct be_plan *p)
+{
+    mem_free(p->arena);
+    mem_free(p->w);
+    mem_free(p->b);
+    mem_free(p);
+}
+
+static kron_status alloc_scratch(struct be_plan *p)
+{
+    int64_t most_w = 1, most_b = 1;
+    void *m;
+
+    for (int o = 0; o < p->g->n_ops; o++) {
+        const struct layer *l = p->g->ops[o].layer;
+        if (l == NULL || l->kind == LAYER_EMBED)
+            continue;
+        most_w = l->out * layer_k(l) > most_w ? l->out * layer_k(l) : most_w;
+        most_b = l->out > most_b ? l->out : most_b;
+    }
+    KRON_TRY(mem_alloc(&m, p->g->arena_bytes, "the compute buffer"));
+    p->arena = m;
+    KRON_TRY(mem_alloc_n(&m, (size_t)most_w, sizeof(double), "a layer's weight"));
+    p->w = m;
+    KRON_TRY(mem_alloc_n(&m, (size_t)most_b, sizeof(double), "a layer's bias"));
+    p->b = m;
+    p->bytes = p->g->arena_bytes + (size_t)(most_w + most_b) * sizeof(double);
+    return KRON_OK;
+}
+
+/* Merged weights would be the same numbers here, so every route computes the same way. */
+static kron_status plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
+                               const float *strengths, struct be_plan **out)
+{
+    void *p;
+
+    (void)d, (void)strengths;
+    KRON_TRY(mem_alloc(&p, sizeof **out, "a plan"));
+    *out = p;
+    (*out)->g = g;
+    (*out)->set = w->set;
+    kron_status status = alloc_scratch(*out);
+    if (status != KRON_OK) {
+        plan_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+static void load(double *to, const struct tensor *t, int64_t n)
+{
+    float v;
+
+    for (int64_t i = 0; i < n; i++) {
+        tensor_decode(t, i, 1, &v);
+        to[i] = v;
+    }
+}
+
+static void effective_weight(struct be_plan *p, const struct layer *l, const float *strengths)
+{
+    struct delta_list list = delta_set_list(p->set, l);
+
+    load(p->w, &l->weight, l->out * layer_k(l));
+    for (int i = 0; i < list.n; i++)
+        delta_add_ref(&list.at[i], l, strengths[list.at[i].strength], 0, l->out, p->w);
+    memset(p->b, 0, (size_t)l->out * sizeof *p->b);
+    if (l->bias.data != NULL)
+        load(p->b, &l->bias, l->out);
+}
+
+static float *host_of(const struct be_plan *p, struct be_buf *const *bind, gr_ref v)
+{
+    const struct gr_value *x;
+
+    if (v == GR_NONE)
+        return NULL;
+    x = &p->g->values[v];
+    return x->bind >= 0 ? bind[x->bind]->host : (float *)((char *)p->arena + x->offset);
+}
+
+static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+{
+    for (int o = 0; o < p->g->n_ops; o++) {
+        const struct gr_op *op = &p->g->ops[o];
+        struct ref_call c = {.g = p->g, .op = op, .w = p->w, .b = p->b};
+        for (int i = 0; i < GR_MAX_IN; i++)
+            c.x[i] = host_of(p, bind, op->in[i]);
+        c.ids = (const void *)c.x[0];
+        c.y = host_of(p, bind, op->out);
+        c.xs = gr_shape_of(p->g, op->in[0]);
+        c.ys = gr_shape_of(p->g, op->out);
+        if (op->layer != NULL && op->kind != OP_EMBED)
+            effective_weight(p, op->layer, strengths);
+        ref_ops[op->kind](&c);
+    }
+    return KRON_OK;
+}
+
+static size_t plan_bytes(const struct be_plan *p)
+{
+    return p->bytes;
+}
+
+static const struct be_fns fns = {
+    .close = close_device,
+    .buf_alloc = buf_alloc,
+    .buf_free = buf_free,
+    .buf_write = buf_write,
+    .buf_read = buf_read,
+    .op_supported = op_supported,
+    .weights_create = weights_create,
+    .weights_free = weights_free,
+    .plan_create = plan_create,
+    .plan_run = plan_run,
+    .plan_free = plan_free,
+    .plan_bytes = plan_bytes,
+};
+
+static int count(void)
+{
+    return 1;
+}
+
+static kron_status open_device(int index, int n_threads, struct be_device **out)
+{
+    void *p;
+
+    (void)index, (void)n_threads;
+    KRON_TRY(mem_alloc(&p, sizeof **out, "a device"));
+    *out = p;
+    **out = (struct be_device){
+        .fns = &fns, .name = "ref", .caps = {.n_threads = 1, .rates = {1e8, 1e8, 1e7, 1e9}}};
+    return KRON_OK;
+}
+
+const struct be_driver be_ref = {.name = "ref", .count = count, .open = open_device};
