@@ -303,13 +303,13 @@ gr_ref gr_concat(struct graph *g, gr_ref a, gr_ref b)
     return add_op(g, op, s);
 }
 
-gr_ref gr_upsample2x(struct graph *g, gr_ref x)
+gr_ref gr_upsample(struct graph *g, gr_ref x, int64_t h, int64_t w)
 {
     struct gr_shape s = gr_shape_of(g, x);
 
-    s.h *= 2;
-    s.w *= 2;
-    return add_op(g, new_op(OP_UPSAMPLE2X, x), s);
+    s.h = h;
+    s.w = w;
+    return add_op(g, new_op(OP_UPSAMPLE, x), s);
 }
 
 gr_ref gr_embed(struct graph *g, gr_ref ids, const struct layer *token, const struct layer *pos)

@@ -41,7 +41,7 @@ struct gr_value {
     X(ACT, "act")               /* in: x                                                   */ \
     X(ADD, "add")               /* in: a, b (same shape)                                   */ \
     X(CONCAT, "concat")         /* in: a, b       along channels                           */ \
-    X(UPSAMPLE2X, "upsample2x") /* in: x          nearest                                  */ \
+    X(UPSAMPLE, "upsample")     /* in: x  y[i,j] = x[i*xh/yh, j*xw/yw]: nearest          */ \
     X(EMBED, "embed")           /* in: ids (I32 [n, 1, t, 1])  y = token[id] + pos[t]      */ \
     X(TIMESTEP, "timestep")     /* in: t [n, 1, 1, m]   y[n, 1, 1, m*dim] = cos.. sin..    */
 
@@ -122,7 +122,8 @@ gr_ref gr_attention(struct graph *g, gr_ref q, gr_ref k, gr_ref v, int heads, bo
 gr_ref gr_act(struct graph *g, gr_ref x, enum gr_act act);
 gr_ref gr_add(struct graph *g, gr_ref a, gr_ref b);
 gr_ref gr_concat(struct graph *g, gr_ref a, gr_ref b);
-gr_ref gr_upsample2x(struct graph *g, gr_ref x);
+/* Nearest neighbour to h x w pixels; 2x but for odd sizes on the way up a UNet. */
+gr_ref gr_upsample(struct graph *g, gr_ref x, int64_t h, int64_t w);
 gr_ref gr_embed(struct graph *g, gr_ref ids, const struct layer *token, const struct layer *pos);
 /* Sinusoidal embedding of each of the m numbers of t[n, 1, 1, m]: [cos, sin], frequencies
  * exp(-ln(10000) i / (dim / 2)) (Ho et al. 2020, in the order that Stable Diffusion uses). */

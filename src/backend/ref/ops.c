@@ -198,15 +198,17 @@ static void concat(const struct ref_call *c)
     }
 }
 
-static void upsample2x(const struct ref_call *c)
+static void upsample(const struct ref_call *c)
 {
     float *y = c->y;
 
     for (int64_t n = 0; n < c->ys.n; n++)
         for (int64_t i = 0; i < c->ys.h; i++)
             for (int64_t j = 0; j < c->ys.w; j++)
-                for (int64_t k = 0; k < c->ys.c; k++)
-                    *y++ = c->x[0][((n * c->xs.h + i / 2) * c->xs.w + j / 2) * c->xs.c + k];
+                for (int64_t k = 0; k < c->ys.c; k++) {
+                    int64_t u = i * c->xs.h / c->ys.h, v = j * c->xs.w / c->ys.w;
+                    *y++ = c->x[0][((n * c->xs.h + u) * c->xs.w + v) * c->xs.c + k];
+                }
 }
 
 static void embed(const struct ref_call *c)
@@ -238,5 +240,5 @@ const ref_fn ref_ops[OP_COUNT] = {
     [OP_LINEAR] = linear,         [OP_GEGLU] = geglu,           [OP_CONV2D] = conv2d,
     [OP_GROUP_NORM] = group_norm, [OP_LAYER_NORM] = layer_norm, [OP_ATTENTION] = attention,
     [OP_ACT] = act_op,            [OP_ADD] = add,               [OP_CONCAT] = concat,
-    [OP_UPSAMPLE2X] = upsample2x, [OP_EMBED] = embed,           [OP_TIMESTEP] = timestep,
+    [OP_UPSAMPLE] = upsample, [OP_EMBED] = embed,           [OP_TIMESTEP] = timestep,
 };
