@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT
+ * adapter/ - LoRA-family files: what is in them, which layers of a model they change, and how.
+ *
+ * Four steps. adapter_open() maps a file and sorts its tensors into modules: everything whose
+ * names share what stands before a known part ("lora_unet_..." of "lora_unet_....lokr_w1").
+ * adapter_names_create() lists every spelling of a model's own layers, since names joined by
+ * underscores cannot be split. adapter_bind() looks each module up, brings it to one of the
+ * canonical forms of graph/layer.h and gives one delta_set for all active files. The report of
+ * each file says what was applied, what was not, and why.
+ *
+ * A tensor that does not fit is skipped and reported; a file of which nothing fits, or that is
+ * for another architecture, is an error. Knows no backend and no model: only the layer table. */
+#ifndef ADAPTER_ADAPTER_H
+#define ADAPTER_ADAPTER_H
+#include "file/file.h"
+#include "graph/layer.h"
+
+/* --- a file (adapter_file.c) --- */
+
+struct adapter_file; /* immutable after open, so any number of threads may share one */
+
+/* Opens a .safetensors adapter, and adapter_config.json beside it where that is there and the
+ * file has no alphas of its own (PEFT keeps alpha there).
+ * Returns KRON_ERR_IO; KRON_ERR_FORMAT for a damaged file or one that holds no adapter tensor. */
+kron_status adapter_open(struct adapter_file **out, const char *path);
+/* The same over memory that the caller keeps. `config`: text of adapter_config.json, or NULL. */
+kron_status adapter_open_memory(struct adapter_file **out, const void *data, size_t bytes,
+                                const char *name, const char *config);
+void adapter_close(struct adapter_file **f); /* NULL inside is fine */
+const char *adapter_path(const struct adapter_file *f);
+
+/* What a file was made for, as far as its metadata, names and shapes tell. */
+#define ADAPTER_ARCH_LIST(X)                                                               \
+    X(UNKNOWN, "an unknown model") X(SD1, "SD 1.x") X(SD2, "SD 2.x") X(SDXL, "SDXL")       \
+    X(SD3, "SD 3") X(FLUX, "FLUX") X(CASCADE, "Stable Cascade") X(QWEN, "Qwen-Image")      \
+    X(ZIMAGE, "Z-Image or Lumina") X(WAN, "Wan") X(DIT, "another diffusion transformer")
+enum adapter_arch {
+#define ADAPTER_ARCH_ENUM(name, text) ADAPTER_ARCH_##name,
+    ADAPTER_ARCH_LIST(ADAPTER_ARCH_ENUM)
+#undef ADAPTER_ARCH_ENUM
+};
+const char *adapter_arch_text(enum adapter_arch a);
+
+/* --- names of a model's layers in adapter files (adapter_names.c) --- */
+
+struct adapter_names; /* keeps pointers into the table, which must outlive it; immutable */
+
+/* Layers' names may or may not begin with "text_model."; VAE layers are left out. */
+kron_status adapter_names_create(struct adapter_names **out, const struct layer_table *layers);
+void adapter_names_free(struct adapter_names **n);
+/* Which architecture the table itself is of: from its parts and the width of its context. */
+enum adapter_arch adapter_names_arch(const struct adapter_names *n);
+
+enum adapter_find { ADAPTER_FOUND, ADAPTER_NOT_FOUND, ADAPTER_AMBIGUOUS };
+struct adapter_match {
+    enum adapter_find found;
+    const struct layer *layer; /* FOUND: the layer. NOT_FOUND: the nearest one, or NULL */
+    const char *naming;        /* FOUND: "kohya, sgm names" and the like; static */
+};
+/* Looks up what stands before a tensor's part name. */
+struct adapter_match adapter_names_find(const struct adapter_names *n, const char *prefix);
+
+/* --- binding (adapter_bind.c) --- */
+
+struct adapter_use {
+    const struct adapter_file *file; /* must outlive the set */
+    float te_strength, unet_strength;
+};
+
+/* One set of active adapters: deltas, present strengths, reports. A file given twice counts
+ * twice. All but the strengths is immutable. */
+struct adapter_set;
+
+/* strict: anything that is skipped is an error.
+ * Returns KRON_ERR_SHAPE if a file fits no layer (naming it, and what it seems to be for), or
+ * with `strict` for a shape or name that does not fit; KRON_ERR_UNSUPPORTED with `strict` for a
+ * family that is not there, or if nothing else kept a file from being applied; KRON_ERR_MEMORY.
+ * *out is NULL then. n = 0 gives a set without deltas. */
+kron_status adapter_bind(struct adapter_set **out, const struct adapter_use *uses, int n,
+                         const struct adapter_names *names, bool strict);
+void adapter_set_free(struct adapter_set **s);
+
+const struct delta_set *adapter_set_deltas(const struct adapter_set *s);
+int adapter_set_count(const struct adapter_set *s); /* files */
+/* Writes the 2 * count strengths of a run: [2 i] text encoders, [2 i + 1] UNet of file i. */
+void adapter_set_get_strengths(const struct adapter_set *s, float *out);
+/* Changes the strengths of file i: nothing else needs to be made anew. */
+void adapter_set_strength(struct adapter_set *s, int i, float te_strength, float unet_strength);
+/* Bytes of factors that had to be folded and are not views of the files. */
+size_t adapter_set_bytes(const struct adapter_set *s);
+
+/* --- report (adapter_report.c) --- */
+
+enum adapter_skip_why {
+    ADAPTER_SKIP_NAME,    /* no layer of that name, or more than one */
+    ADAPTER_SKIP_SHAPE,   /* does not fit its layer */
+    ADAPTER_SKIP_PARTNER, /* another tensor of its module is missing, or there twice */
+    ADAPTER_SKIP_FAMILY,  /* a family or part that is not supported */
+    ADAPTER_SKIP_KEY      /* no adapter tensor at all */
+};
+
+struct adapter_skip {
+    enum adapter_skip_why why;
+    const char *name; /* of the module, or of the tensor where a single one was left out */
+    const char *text; /* what is wrong, with shapes and the nearest name */
+};
+
+struct adapter_report {
+    const char *path;
+    const char *family;            /* "LoKr", "LoRA, LoHa" */
+    const char *naming;            /* as adapter_match.naming; "mixed" */
+    enum adapter_arch arch;        /* what the file seems to be for */
+    int n_modules, n_applied;      /* modules in the file; those that changed a layer */
+    int n_tensors, n_tensors_used; /* tensors in the file; those of applied modules */
+    int n_embeddings;              /* textual inversion vectors, no business of ours */
+    int64_t rank_min, rank_max;    /* 0: nothing is low rank */
+    int64_t up_min, up_max;        /* LoKr: rows of w1, what trainers call factor; else 0 */
+    const struct adapter_skip *skips;
+    int n_skips;
+};
+/* Of file i; lives as long as the set. */
+const struct adapter_report *adapter_set_report(const struct adapter_set *s, int i);
+/* Adds lines, each ending in a newline: one of summary, then up to max_skips of what was left
+ * out, then how many more there were. */
+void adapter_report_text(const struct adapter_report *r, int max_skips, struct str *out);
+
+/* --- what a family means (adapter_reference.c) --- */
+
+int adapter_count(const struct adapter_file *f); /* modules */
+const char *adapter_prefix(const struct adapter_file *f, int module);
+/* Adds the change that a module makes of W[out, k] at strength 1 to dw, all in double, straight
+ * from the file's tensors by the formula of its family: what the canonical forms are tested
+ * against. KRON_ERR_SHAPE where the module does not fit, KRON_ERR_UNSUPPORTED for a family whose
+ * change depends on W. */
+kron_status adapter_reference(const struct adapter_file *f, int module, const struct layer *l,
+                              double *dw);
+
+#endif
