@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT
+ * CLIP's text encoders: CLIP-L (Radford et al. 2021), OpenCLIP-H and -bigG. */
+#include "model/blocks.h"
+#include <string.h>
+
+static const float eps = 1e-5f;
+
+/* --- layers --- */
+
+/* OpenCLIP files stack q, k and v in one tensor: each becomes a layer of its own on a window of
+ * rows, so that adapters trained on either layout find their layers. */
+static const struct layer *load_qkv(struct loader *ld, const char *native, const char *name,
+                                    int which)
+{
+    static const char *const parts[3] = {"q_proj", "k_proj", "v_proj"};
+    char n1[160], n2[160], fused[160];
+    const struct tensor *w, *b;
+    struct tensor weight, bias;
+
+    snprintf(n1, sizeof n1, "%s.attn.%s", native, parts[which]);
+    snprintf(n2, sizeof n2, "%s.self_attn.%s", name, parts[which]);
+    snprintf(fused, sizeof fused, "%s.attn.in_proj_weight", native);
+    w = loader_tensor(ld, fused, fused);
+    if (w == NULL)
+        return load_layer(ld, LAYER_LINEAR, n1, n2, true);
+    snprintf(fused, sizeof fused, "%s.attn.in_proj_bias", native);
+    b = loader_tensor(ld, fused, fused);
+    if (w->n_dims != 2 || w->dim[0] != 3 * w->dim[1] || b == NULL ||
+        tensor_elements(b) != w->dim[0]) {
+        ld->status = err_set(KRON_ERR_SHAPE, "tensor '%s': expected [3 * width, width] and a bias "
+                             "of as many rows", w->name);
+        return NULL;
+    }
+    weight = tensor_rows(w, which * w->dim[1], w->dim[1]);
+    bias = tensor_rows(b, which * w->dim[1], w->dim[1]);
+    return add_layer(ld, LAYER_LINEAR, n1, n2, &weight, &bias);
+}
+
+static struct clip_layer load_clip_layer(struct loader *ld, int i)
+{
+    struct names n = names_of("transformer.resblocks.%d", "encoder.layers.%d", i, 0, i, 0);
+    struct clip_layer l = {
+        .norm1 = load_sub(ld, LAYER_NORM, &n, "ln_1", "layer_norm1", true),
+        .q = load_qkv(ld, n.native, n.name, 0),
+        .k = load_qkv(ld, n.native, n.name, 1),
+        .v = load_qkv(ld, n.native, n.name, 2),
+        .out = load_sub(ld, LAYER_LINEAR, &n, "attn.out_proj", "self_attn.out_proj", true),
+        .norm2 = load_sub(ld, LAYER_NORM, &n, "ln_2", "layer_norm2", true),
+        .fc1 = load_sub(ld, LAYER_LINEAR, &n, "mlp.c_fc", "mlp.fc1", true),
+        .fc2 = load_sub(ld, LAYER_LINEAR, &n, "mlp.c_proj", "mlp.fc2", true),
+    };
+
+    return l;
+}
+
+static int count_layers(const struct loader *ld)
+{
+    int n = 0;
+
+    for (;; n++) {
+        struct names l = names_of("transformer.resblocks.%d", "encoder.layers.%d", n, 0, n, 0);
+        if (!has_sub(ld, &l, "ln_1", "layer_norm1"))
+            return n;
+    }
+}
+
+static void load_position(struct loader *ld, struct clip *c)
+{
+    const char *name = "embeddings.position_embedding";
+    const struct tensor *bare = loader_tensor(ld, "positional_embedding", "positional_embedding");
+
+    if (bare != NULL)
+        c->position = add_layer(ld, LAYER_EMBED, "positional_embedding", name, bare, NULL);
+    else
+        c->position = load_layer(ld, LAYER_EMBED, name, name, true);
+}
+
+static void load_projection(struct loader *ld, struct clip *c)
+{
+    const struct tensor *open = loader_tensor(ld, "text_projection", "text_projection");
+    /* In transformers' files it stands beside text_model, not in it. */
+    const struct tensor *hf = store_find(ld->m->store, ld->tag, "text_projection.weight");
+
+    c->projection_in_out = open != NULL;
+    if (open != NULL && open->n_dims == 2 && open->dim[0] == c->width)
+        c->projection = *open;
+    else if (open == NULL && hf != NULL && hf->n_dims == 2 && hf->dim[1] == c->width)
+        c->projection = *hf;
+}
+
+static kron_status check_widths(const struct clip *c)
+{
+    if (c->width % c->heads != 0 || c->position->in != c->width)
+        return err_set(KRON_ERR_SHAPE, "text encoder '%s' of width %d: does not fit %d heads or "
+                       "the position table of width %lld", c->token->weight.name, c->width,
+                       c->heads, (long long)c->position->in);
+    if (c->token->out < 49408 || c->position->out < 77)
+        return err_set(KRON_ERR_SHAPE, "text encoder '%s': %lld tokens and %lld positions, "
+                       "expected at least 49408 and 77", c->token->weight.name,
+                       (long long)c->token->out, (long long)c->position->out);
+    return KRON_OK;
+}
+
+static kron_status load_one(struct loader *ld, struct clip *c, bool open_clip,
+                            const char *heads_key)
+{
+    c->token = load_layer(ld, LAYER_EMBED, open_clip ? "token_embedding" : "embeddings.token_embedding",
+                          "embeddings.token_embedding", true);
+    load_position(ld, c);
+    c->n_layers = count_layers(ld);
+    c->layers = arena_alloc(&ld->m->mem, (size_t)(c->n_layers + 1) * sizeof *c->layers);
+    if (c->layers == NULL)
+        return ld->m->mem.status;
+    for (int i = 0; i < c->n_layers && ld->status == KRON_OK; i++)
+        c->layers[i] = load_clip_layer(ld, i);
+    c->norm = load_layer(ld, LAYER_NORM, open_clip ? "ln_final" : "final_layer_norm",
+                         "final_layer_norm", true);
+    KRON_TRY(ld->status);
+    if (c->n_layers < 1)
+        return err_set(KRON_ERR_FORMAT, "%s: a text encoder without layers",
+                       c->token->weight.name);
+    c->width = (int)c->token->in;
+    c->heads = loader_int(ld, heads_key, "num_attention_heads", (c->width + 63) / 64);
+    c->act = open_clip ? ACT_GELU : ACT_QUICK_GELU;
+    c->pad_id = open_clip ? 0 : 49407;
+    load_projection(ld, c);
+    return check_widths(c);
+}
+
+static kron_status load_sd1(struct sd_model *m)
+{
+    struct loader ld = {.m = m, .part = PART_TE0, .tag = "text_encoder",
+                        .prefix = "cond_stage_model.transformer.text_model.",
+                        .prefix2 = "text_model.", .status = KRON_OK};
+
+    /* Some tools leave out text_model. */
+    if (store_find(m->store, "", "cond_stage_model.transformer.final_layer_norm.weight") != NULL)
+        ld.prefix = "cond_stage_model.transformer.";
+    m->n_te = 1;
+    m->te[0].default_skip = 1;
+    m->te[0].final_norm = true;
+    return load_one(&ld, &m->te[0], false, "te0.heads");
+}
+
+static kron_status load_sd2(struct sd_model *m)
+{
+    struct loader ld = {.m = m, .part = PART_TE0, .tag = "text_encoder",
+                        .prefix = "cond_stage_model.model.", .prefix2 = "text_model.",
+                        .status = KRON_OK};
+
+    m->n_te = 1;
+    m->te[0].default_skip = 2;
+    m->te[0].final_norm = true;
+    KRON_TRY(load_one(&ld, &m->te[0], true, "te0.heads"));
+    /* A diffusers folder holds SD2's encoder without its last layer, which is never used. */
+    if (store_has_tag(m->store, "text_encoder") && m->te[0].n_layers == 23)
+        m->te[0].default_skip = 1;
+    return KRON_OK;
+}
+
+static kron_status load_sdxl(struct sd_model *m)
+{
+    struct loader l = {.m = m, .part = PART_TE0, .tag = "text_encoder",
+                       .prefix = "conditioner.embedders.0.transformer.text_model.",
+                       .prefix2 = "text_model.", .status = KRON_OK};
+    struct loader g = {.m = m, .part = PART_TE1, .tag = "text_encoder_2",
+                       .prefix = "conditioner.embedders.1.model.", .prefix2 = "text_model.",
+                       .status = KRON_OK};
+
+    m->n_te = 2;
+    m->te[0].default_skip = m->te[1].default_skip = 2;
+    KRON_TRY(load_one(&l, &m->te[0], false, "te0.heads"));
+    KRON_TRY(load_one(&g, &m->te[1], true, "te1.heads"));
+    if (m->te[1].projection.data == NULL)
+        return err_set(KRON_ERR_FORMAT, "%s: tensor 'text_projection' is missing or not of the "
+                       "text encoder's width %d", m->te[1].token->weight.name, m->te[1].width);
+    return KRON_OK;
+}
+
+kron_status clip_load(struct sd_model *m)
+{
+    switch (m->arch) {
+    case KRON_ARCH_SD1:
+        return load_sd1(m);
+    case KRON_ARCH_SD2:
+        return load_sd2(m);
+    case KRON_ARCH_SDXL:
+        break;
+    }
+    return load_sdxl(m);
+}
+
+/* --- graph --- */
+
+static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c, const struct clip_layer *l)
+{
+    gr_ref n = gr_layer_norm(g, x, l->norm1, eps), a;
+
+    a = gr_attention(g, gr_linear(g, n, l->q, ACT_NONE, GR_NONE),
+                     gr_linear(g, n, l->k, ACT_NONE, GR_NONE),
+                     gr_linear(g, n, l->v, ACT_NONE, GR_NONE), c->heads, true);
+    x = gr_linear(g, a, l->out, ACT_NONE, x);
+    n = gr_layer_norm(g, x, l->norm2, eps);
+    return gr_linear(g, gr_linear(g, n, l->fc1, c->act, GR_NONE), l->fc2, ACT_NONE, x);
+}
+
+void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, bool taps)
+{
+    gr_ref ids = gr_input(g, "ids", GR_I32, (struct gr_shape){n, 1, 77, 1});
+    gr_ref x = gr_embed(g, ids, c->token, c->position), context = GR_NONE, last;
+    int wanted = c->n_layers - (skip < 1 ? c->default_skip : skip) + 1;
+    char name[24];
+
+    wanted = wanted < 0 ? 0 : wanted; /* skipping all layers leaves the embeddings */
+    for (int i = 0;; i++) {
+        snprintf(name, sizeof name, "hidden%d", i);
+        if (taps)
+            gr_output(g, x, name);
+        if (i == wanted)
+            context = x;
+        if (i == c->n_layers)
+            break;
+        x = layer_graph(g, x, c, &c->layers[i]);
+    }
+    last = gr_layer_norm(g, x, c->norm, eps);
+    if (c->final_norm) {
+        context = gr_layer_norm(g, context, c->norm, eps);
+        gr_output(g, context, "context");
+    } else if (!taps) {
+        gr_output(g, context, "context");
+    }
+    gr_output(g, last, "final");
+}
+
+int clip_pooled_width(const struct clip *c)
+{
+    if (c->projection.data == NULL)
+        return c->width;
+    return (int)c->projection.dim[c->projection_in_out ? 1 : 0];
+}
+
+void clip_pool(const struct clip *c, const float *row, float *out)
+{
+    int width = clip_pooled_width(c);
+
+    if (c->projection.data == NULL) {
+        memcpy(out, row, (size_t)width * sizeof *out);
+        return;
+    }
+    for (int o = 0; o < width; o++) {
+        double sum = 0;
+        for (int i = 0; i < c->width; i++) {
+            float p;
+            int64_t at = c->projection_in_out ? (int64_t)i * width + o : (int64_t)o * c->width + i;
+            tensor_decode(&c->projection, at, 1, &p);
+            sum += (double)p * row[i];
+        }
+        out[o] = (float)sum;
+    }
+}

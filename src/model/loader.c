@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT
+ * Looking layers up under all the names that they have in files. */
+#include "model/model.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const struct tensor *find(const struct loader *ld, const char *tag, const char *prefix,
+                                 const char *name)
+{
+    char full[256];
+    int n = snprintf(full, sizeof full, "%s%s", prefix, name);
+
+    if (n < 0 || (size_t)n >= sizeof full)
+        return NULL;
+    return store_find(ld->m->store, tag, full);
+}
+
+const struct tensor *loader_tensor(const struct loader *ld, const char *native, const char *name)
+{
+    const char *tags[2] = {ld->tag, ""};
+
+    /* A part's own file replaces the checkpoint's, so it is asked first. */
+    for (int i = 0; i < 2; i++) {
+        const struct tensor *t;
+        if (!store_has_tag(ld->m->store, tags[i]))
+            continue;
+        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL)
+            return t;
+        if (i == 0 && ((t = find(ld, tags[i], ld->prefix2, name)) != NULL ||
+                       (t = find(ld, tags[i], "", native)) != NULL ||
+                       (t = find(ld, tags[i], "", name)) != NULL))
+            return t;
+    }
+    return NULL;
+}
+
+static const struct tensor *find_suffix(const struct loader *ld, const char *native,
+                                        const char *name, const char *suffix)
+{
+    char a[200], b[200];
+
+    snprintf(a, sizeof a, "%s%s", native, suffix);
+    snprintf(b, sizeof b, "%s%s", name, suffix);
+    return loader_tensor(ld, a, b);
+}
+
+bool loader_has(const struct loader *ld, const char *native, const char *name)
+{
+    return find_suffix(ld, native, name, ".weight") != NULL;
+}
+
+static kron_status append(struct sd_model *m, struct layer *l)
+{
+    struct layer_table *t = &m->layers;
+
+    if (t->n == m->cap_layers) {
+        int want = m->cap_layers ? 2 * m->cap_layers : 512;
+        void *list = t->at;
+        KRON_TRY(mem_grow(&list, (size_t)m->cap_layers, (size_t)want, sizeof *t->at, "layers"));
+        t->at = list;
+        m->cap_layers = want;
+    }
+    l->id = t->n;
+    t->at[t->n++] = l;
+    return KRON_OK;
+}
+
+static bool dims_fit(enum layer_kind kind, const struct tensor *w)
+{
+    if (kind == LAYER_NORM)
+        return w->n_dims == 1;
+    if (kind == LAYER_EMBED)
+        return w->n_dims == 2;
+    return w->n_dims == 2 || w->n_dims == 4;
+}
+
+static kron_status check_layer(enum layer_kind kind, const struct tensor *w,
+                               const struct tensor *bias)
+{
+    char text[64];
+
+    if (!dims_fit(kind, w))
+        return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: expected %s", w->name,
+                       tensor_shape_text(w, text, sizeof text),
+                       kind == LAYER_NORM ? "1 dimension" : "2 (or, a convolution, 4) dimensions");
+    if (w->dim[0] < 1 || tensor_elements(w) < 1 || w->dim[2] > 64 || w->dim[3] > 64)
+        return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: not one of a layer", w->name,
+                       tensor_shape_text(w, text, sizeof text));
+    if (bias != NULL && bias->data != NULL && tensor_elements(bias) != w->dim[0])
+        return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: expected [%lld]", bias->name,
+                       tensor_shape_text(bias, text, sizeof text), (long long)w->dim[0]);
+    return KRON_OK;
+}
+
+static struct layer *make_layer(struct loader *ld, enum layer_kind kind, const char *native,
+                                const char *name, const struct tensor *w,
+                                const struct tensor *bias)
+{
+    struct layer *l = arena_alloc(&ld->m->mem, sizeof *l);
+
+    if (l == NULL)
+        return NULL;
+    l->part = ld->part;
+    l->kind = kind;
+    l->name = arena_strdup(&ld->m->mem, name);
+    l->native = arena_strdup(&ld->m->mem, native);
+    l->out = w->dim[0];
+    l->in = w->n_dims > 1 ? w->dim[1] : 1;
+    l->kh = w->n_dims == 4 ? (int)w->dim[2] : 1;
+    l->kw = w->n_dims == 4 ? (int)w->dim[3] : 1;
+    l->is_conv = w->n_dims == 4;
+    l->weight = *w;
+    if (bias != NULL)
+        l->bias = *bias;
+    return l;
+}
+
+const struct layer *add_layer(struct loader *ld, enum layer_kind kind, const char *native,
+                              const char *name, const struct tensor *weight,
+                              const struct tensor *bias)
+{
+    struct layer *l;
+
+    if (ld->status != KRON_OK)
+        return NULL;
+    ld->status = check_layer(kind, weight, bias);
+    if (ld->status != KRON_OK)
+        return NULL;
+    l = make_layer(ld, kind, native, name, weight, bias);
+    if (ld->m->mem.status != KRON_OK)
+        ld->status = ld->m->mem.status;
+    if (ld->status == KRON_OK)
+        ld->status = append(ld->m, l);
+    return ld->status == KRON_OK ? l : NULL;
+}
+
+const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const char *native,
+                               const char *name, bool needed)
+{
+    const struct tensor *w;
+
+    if (ld->status != KRON_OK)
+        return NULL;
+    w = find_suffix(ld, native, name, ".weight");
+    if (w == NULL) {
+        const char *path = store_path(ld->m->store, ld->tag);
+        if (needed)
+            ld->status = err_set(KRON_ERR_FORMAT, "%s: tensor '%s%s.weight' is missing",
+                                 path ? path : store_path(ld->m->store, ""), ld->prefix, native);
+        return NULL;
+    }
+    return add_layer(ld, kind, native, name, w, find_suffix(ld, native, name, ".bias"));
+}
+
+int loader_int(const struct loader *ld, const char *meta_key, const char *config_key,
+               int otherwise)
+{
+    const char *text = store_meta(ld->m->store, ld->tag, meta_key);
+    int64_t v;
+
+    if (text == NULL)
+        text = store_meta(ld->m->store, "", meta_key);
+    if (text == NULL && config_key != NULL)
+        text = store_config(ld->m->store, ld->tag, config_key);
+    return text != NULL && str_to_i64(text, &v) && v > 0 && v < 100000 ? (int)v : otherwise;
+}
