@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: MIT
+ * Prompt syntax row by row, and the cut into windows. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "model/prompt.h"
+#include <stdlib.h>
+#include <string.h>
+
+static struct tokenizer *tok;
+
+static int set_up(void **state)
+{
+    (void)state;
+    return tok_create(&tok) == KRON_OK ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    tok_free(&tok);
+    return 0;
+}
+
+/* Writes a prompt as "text*weight|text*weight", BREAK as "#", then " {name te unet}" for each. */
+static void describe(const struct prompt *p, struct str *out)
+{
+    for (size_t i = 0; i < p->n_segments; i++) {
+        const struct prompt_segment *s = &p->segments[i];
+        str_add(out, i > 0 ? "|" : "");
+        if (s->is_break)
+            str_add(out, "#");
+        else
+            str_addf(out, "%s*%.6g", s->text, s->weight);
+        assert_int_equal(s->len, strlen(s->text));
+    }
+    for (size_t i = 0; i < p->n_adapters; i++)
+        str_addf(out, " {%s %.6g %.6g}", p->adapters[i].name, p->adapters[i].te_strength,
+                 p->adapters[i].unet_strength);
+}
+
+struct row {
+    const char *text, *want;
+};
+
+static void check_rows(const struct row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct prompt p;
+        struct str got = {0};
+        kron_status status = prompt_parse(&p, rows[i].text, strlen(rows[i].text));
+        if (status != KRON_OK)
+            fail_msg("'%s': %s", rows[i].text, kron_error_detail());
+        describe(&p, &got);
+        if (strcmp(str_get(&got), rows[i].want) != 0)
+            fail_msg("'%s' gave '%s', expected '%s'", rows[i].text, str_get(&got), rows[i].want);
+        str_free(&got);
+        prompt_free(&p);
+    }
+}
+
+#define CHECK_ROWS(rows) check_rows(rows, sizeof(rows) / sizeof *(rows))
+
+static void test_attention(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"", ""},
+        {"a cat", "a cat*1"},
+        {"(a)", "a*1.1"},
+        {"((b))", "b*1.21"},
+        {"[c]", "c*0.909091"},
+        {"[[c]]", "c*0.826446"},
+        {"(a:1.2)", "a*1.2"},
+        {"(a:0)", "a*0"},
+        {"(a:-0.5)", "a*-0.5"},
+        {"(a:+1.5)", "a*1.5"},
+        {"(a:.5)", "a*0.5"},
+        {"(a:2.)", "a*2"},
+        {"(a:1e-1)", "a*0.1"},
+        {"(a: 1.2 )", "a*1.2"},
+        {"a (b:1.2) c", "a *1|b*1.2| c*1"},
+        {"(a (b:2) c:3)", "a *3|b*6| c*3"},
+        {"((a:2))", "a*2.2"},
+        {"([a])", "a*1"},
+        {"(a [b:1.5] c)", "a *1.1|b:1.5*1| c*1.1"},
+        {"(a)(b)", "ab*1.1"},
+        {"()", ""},
+        {"[]", ""},
+        {"(:1.2)", ""},
+        {"a:b", "a:b*1"},
+        {"a:1.2", "a:1.2*1"},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void test_unbalanced_brackets(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"a)", "a)*1"},
+        {"a]", "a]*1"},
+        {"a:1.2)", "a:1.2)*1"},
+        {"(a", "a*1.1"},
+        {"((a", "a*1.21"},
+        {"x (a", "x *1|a*1.1"},
+        {"[a", "a*0.909091"},
+        {"(a]", "a]*1.1"},
+        {"(a [b) c", "a *1.1|b*1| c*0.909091"},
+        {"(a))", "a*1.1|)*1"},
+        {"[a:1.2)", "a:1.2)*0.909091"},
+        {"(a:)", "a:*1.1"},
+        {"(a:x)", "a:x*1.1"},
+        {"(a:1.2.3)", "a:1.2.3*1.1"},
+        {"(a:.)", "a:.*1.1"},
+        {"(a:-)", "a:-*1.1"},
+        {"(a:1.2", "a:1.2*1.1"},
+        {"(a:nan)", "a:nan*1.1"},
+        {"(a:0x10)", "a:0x10*1.1"},
+        {"(a:1.2 b)", "a:1.2 b*1.1"},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void test_escapes(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"\\(a\\)", "(a)*1"},
+        {"\\[a\\]", "[a]*1"},
+        {"a\\\\b", "a\\b*1"},
+        {"(a \\(b\\):1.3)", "a (b)*1.3"},
+        {"\\\\(a)", "\\*1|a*1.1"},
+        {"a\\b", "ab*1"},
+        {"a\\", "a*1"},
+        {"\\((a)", "(*1|a*1.1"},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void test_break(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"a BREAK b", "a*1|#|b*1"},
+        {"a  BREAK\nb", "a*1|#|b*1"},
+        {"BREAK", "#"},
+        {"a, BREAK, b", "a,*1|#|, b*1"},
+        {"a BREAK BREAK b", "a*1|#|#|b*1"},
+        {"aBREAK b", "aBREAK b*1"},
+        {"a BREAKS b", "a BREAKS b*1"},
+        {"a _BREAK b", "a _BREAK b*1"},
+        {"\xc3\xa9" "BREAK BREAK\xc3\xa9", "\xc3\xa9" "BREAK BREAK\xc3\xa9*1"},
+        {"\xe3\x80\x82" "BREAK\xe3\x80\x82", "\xe3\x80\x82*1|#|\xe3\x80\x82*1"},
+        {"a break b", "a break b*1"},
+        {"(a BREAK b:1.2)", "a*1.2|#|b*1.2"},
+        {"(BREAK:1.2)", "#"},
+        {"(a) BREAK (b)", "a*1.1|#|b*1.1"},
+        {"a BREA", "a BREA*1"},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void test_tags(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"<lora:x:0.8>", " {x 0.8 0.8}"},
+        {"<lora:x>", " {x 1 1}"},
+        {"<lora:x:0.5:0.25>", " {x 0.5 0.25}"},
+        {"<lyco:x:0.5>", " {x 0.5 0.5}"},
+        {"<LoRA:x:0.5>", " {x 0.5 0.5}"},
+        {"<lora:x:-1.5>", " {x -1.5 -1.5}"},
+        {"<lora:x:+1>", " {x 1 1}"},
+        {"<lora:x:5e-1:1E+1>", " {x 0.5 10}"},
+        {"<lora:x: 0.5 : 1 >", " {x 0.5 1}"},
+        {"<lora: my file v1.0 :1>", " {my file v1.0 1 1}"},
+        {"<lora:sub/dir/x:1>", " {sub/dir/x 1 1}"},
+        {"<lora:a=b:1>", " {a=b 1 1}"},
+        {"<lora:x:te=0.5>", " {x 0.5 0.5}"},
+        {"<lora:x:unet=0.5>", " {x 1 0.5}"},
+        {"<lora:x:te=0:unet=0.5>", " {x 0 0.5}"},
+        {"<lora:x:0.7:unet=0.5>", " {x 0.7 0.5}"},
+        {"<lora:x:0.7:0.6:te=0.5>", " {x 0.5 0.6}"},
+        {"a <lora:x:1> b", "a  b*1 {x 1 1}"},
+        {"a<lora:x:1>b", "ab*1 {x 1 1}"},
+        {"(a <lora:x:0.5>b:1.2)", "a b*1.2 {x 0.5 0.5}"},
+        {"<lora:b:1><lora:a:2>,<lora:b:3>", ",*1 {b 1 1} {a 2 2} {b 3 3}"},
+        {"<3 a < b > c <lor:x:1>", "<3 a < b > c <lor:x:1>*1"},
+        {"<b:1>", "<b:1>*1"},
+        {"<<lora:x:1>>", "<>*1 {x 1 1}"},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        kron_status status;
+        const char *named; /* must stand in the message */
+    } rows[] = {
+        {"a <lora:x:y> b", KRON_ERR_ARGUMENT, "<lora:x:y>"},
+        {"<lora:x:>", KRON_ERR_ARGUMENT, "<lora:x:>"},
+        {"<lora:x:1.2.3>", KRON_ERR_ARGUMENT, "<lora:x:1.2.3>"},
+        {"<lora:x:1 2>", KRON_ERR_ARGUMENT, "<lora:x:1 2>"},
+        {"<lora:x:nan>", KRON_ERR_ARGUMENT, "<lora:x:nan>"},
+        {"<lora:x:inf>", KRON_ERR_ARGUMENT, "<lora:x:inf>"},
+        {"<lora:x:1e99>", KRON_ERR_ARGUMENT, "<lora:x:1e99>"},
+        {"<lora:x:1:2:3>", KRON_ERR_ARGUMENT, "more than two"},
+        {"<lora::1>", KRON_ERR_ARGUMENT, "<lora::1>"},
+        {"<lora:>", KRON_ERR_ARGUMENT, "<lora:>"},
+        {"<lora: >", KRON_ERR_ARGUMENT, "no name"},
+        {"<lora:x:te=>", KRON_ERR_ARGUMENT, "<lora:x:te=>"},
+        {"<lora:x:unet=a>", KRON_ERR_ARGUMENT, "<lora:x:unet=a>"},
+        {"<lora:x:dyn=4>", KRON_ERR_UNSUPPORTED, "<lora:x:dyn=4>"},
+        {"<lora:x:0.5, a cat", KRON_ERR_ARGUMENT, "no closing >"},
+        {"<hypernet:x:1>", KRON_ERR_UNSUPPORTED, "<hypernet:x:1>"},
+        {"((a:1e30):1e30)", KRON_ERR_ARGUMENT, "weight"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct prompt p;
+        kron_status status = prompt_parse(&p, rows[i].text, strlen(rows[i].text));
+        if (status != rows[i].status || strstr(kron_error_detail(), rows[i].named) == NULL)
+            fail_msg("'%s': status %d, '%s'", rows[i].text, (int)status, kron_error_detail());
+        assert_null(p.segments);
+    }
+    struct prompt p;
+    assert_int_equal(prompt_parse(&p, "<lora:a\0b:1>", 12), KRON_ERR_ARGUMENT);
+    assert_null(strchr(kron_error_detail(), '\n'));
+    assert_int_equal(prompt_parse(&p, "<lora:a\n:x>", 11), KRON_ERR_ARGUMENT);
+    assert_null(strchr(kron_error_detail(), '\n'));
+}
+
+static void test_deep_nesting(void **state)
+{
+    (void)state;
+    char text[300];
+    struct prompt p;
+    memset(text, '(', sizeof text);
+    assert_int_equal(prompt_parse(&p, text, 256), KRON_OK);
+    prompt_free(&p);
+    assert_int_equal(prompt_parse(&p, text, 257), KRON_ERR_ARGUMENT);
+    memset(text, '[', sizeof text);
+    assert_int_equal(prompt_parse(&p, text, 257), KRON_ERR_ARGUMENT);
+}
+
+static void test_too_long(void **state)
+{
+    (void)state;
+    char *text = calloc(1, TOK_TEXT_MAX_BYTES + 1);
+    struct prompt p;
+    assert_non_null(text);
+    assert_int_equal(prompt_parse(&p, text, TOK_TEXT_MAX_BYTES + 1), KRON_ERR_ARGUMENT);
+    free(text);
+}
+
+/* --- windows --- */
+
+static struct prompt_windows windows_of(const char *text)
+{
+    struct prompt p;
+    struct prompt_windows w;
+    assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p), KRON_OK);
+    prompt_free(&p);
+    return w;
+}
+
+enum { CAT = 2368, DOG = 1929, A = 320, MAX_WINDOWS = 4 };
+
+static int32_t ids[MAX_WINDOWS * TOK_WINDOW];
+static float weights[MAX_WINDOWS * TOK_WINDOW];
+
+/* Fills the arrays above; the number of windows that the text itself makes. */
+static size_t fill(const char *text, size_t n_windows, int32_t pad)
+{
+    struct prompt_windows w = windows_of(text);
+    size_t n = w.n;
+    assert_true(n <= MAX_WINDOWS);
+    memset(ids, 0xff, sizeof ids);
+    memset(weights, 0xff, sizeof weights);
+    prompt_windows_fill(&w, n_windows < n ? n : n_windows, pad, ids, weights);
+    prompt_windows_free(&w);
+    return n;
+}
+
+static void expect_empty(size_t window, int32_t pad)
+{
+    const int32_t *row = ids + window * TOK_WINDOW;
+    assert_int_equal(row[0], TOK_START);
+    assert_int_equal(row[1], TOK_END);
+    for (size_t i = 2; i < TOK_WINDOW; i++)
+        assert_int_equal(row[i], pad);
+    for (size_t i = 0; i < TOK_WINDOW; i++)
+        assert_true(weights[window * TOK_WINDOW + i] == 1);
+}
+
+static void test_empty_prompt_is_one_window(void **state)
+{
+    (void)state;
+    assert_int_equal(fill("", 1, 0), 1);
+    expect_empty(0, 0);
+    assert_int_equal(fill("()", 3, TOK_END), 1);
+    for (size_t i = 0; i < 3; i++)
+        expect_empty(i, TOK_END);
+    assert_int_equal(ids[3 * TOK_WINDOW], -1);
+}
+
+static void test_weights_stand_at_their_ids(void **state)
+{
+    (void)state;
+    assert_int_equal(fill("a (cat:1.5) [dog]", 1, 0), 1);
+    static const int32_t want[] = {TOK_START, A, CAT, DOG, TOK_END, 0};
+    assert_memory_equal(ids, want, sizeof want);
+    static const float want_weights[] = {1, 1, 1.5f, (float)(1 / 1.1), 1, 1};
+    assert_memory_equal(weights, want_weights, sizeof want_weights);
+}
+
+static void test_a_segment_ends_a_word(void **state)
+{
+    (void)state;
+    assert_int_equal(fill("cat(dog)", 1, 0), 1);
+    static const int32_t want[] = {TOK_START, CAT, DOG, TOK_END};
+    assert_memory_equal(ids, want, sizeof want);
+}
+
+/* n cats, the last one weighing 2. */
+static size_t fill_cats(int n, size_t n_windows, const char *after)
+{
+    struct str text = {0};
+    for (int i = 1; i < n; i++)
+        str_add(&text, "cat ");
+    str_add(&text, "(cat:2)");
+    str_add(&text, after);
+    size_t n_made = fill(str_get(&text), n_windows, 0);
+    str_free(&text);
+    return n_made;
+}
+
+static void test_cut_after_75(void **state)
+{
+    (void)state;
+    assert_int_equal(fill_cats(74, 1, ""), 1);
+    assert_int_equal(ids[74], CAT);
+    assert_int_equal(ids[75], TOK_END);
+    assert_int_equal(ids[76], 0);
+    assert_int_equal(fill_cats(75, 1, ""), 1);
+    assert_int_equal(ids[75], CAT);
+    assert_int_equal(ids[76], TOK_END);
+    assert_true(weights[75] == 2 && weights[76] == 1 && weights[74] == 1);
+    assert_int_equal(fill_cats(76, 3, ""), 2);
+    static const int32_t want[] = {TOK_START, CAT, TOK_END, 0};
+    assert_memory_equal(ids + TOK_WINDOW, want, sizeof want);
+    assert_true(weights[TOK_WINDOW] == 1 && weights[TOK_WINDOW + 1] == 2);
+    expect_empty(2, 0);
+    assert_int_equal(fill_cats(151, 3, ""), 3);
+}
+
+static void test_break_fills_up_a_window(void **state)
+{
+    (void)state;
+    assert_int_equal(fill("a BREAK (cat:2)", 2, 0), 2);
+    static const int32_t first[] = {TOK_START, A, TOK_END, 0};
+    static const int32_t second[] = {TOK_START, CAT, TOK_END, 0};
+    assert_memory_equal(ids, first, sizeof first);
+    assert_memory_equal(ids + TOK_WINDOW, second, sizeof second);
+    assert_true(weights[1] == 1 && weights[TOK_WINDOW + 1] == 2);
+
+    assert_int_equal(fill("BREAK cat", 2, 0), 2);
+    expect_empty(0, 0);
+    assert_memory_equal(ids + TOK_WINDOW, second, sizeof second);
+    assert_int_equal(fill("cat BREAK BREAK cat", 3, 0), 3);
+    expect_empty(1, 0);
+    assert_int_equal(fill("BREAK", 1, 0), 1);
+    assert_int_equal(fill("cat BREAK", 1, 0), 1);
+    assert_int_equal(fill_cats(75, 2, " BREAK cat"), 2);
+    assert_memory_equal(ids + TOK_WINDOW, second, sizeof second);
+}
+
+static void test_weights_may_be_left_out(void **state)
+{
+    (void)state;
+    struct prompt_windows w = windows_of("a cat");
+    prompt_windows_fill(&w, 1, 0, ids, NULL);
+    static const int32_t want[] = {TOK_START, A, CAT, TOK_END, 0};
+    assert_memory_equal(ids, want, sizeof want);
+    prompt_windows_free(&w);
+    assert_null(w.ids);
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    static const char text[] = "a (cat:1.5) <lora:x:1> BREAK \\(dog\\)";
+    kron_status status = KRON_ERR_MEMORY;
+    long k = 1;
+    for (; status != KRON_OK; k++) {
+        struct prompt p;
+        struct prompt_windows w = {0};
+        mem_fail_after(k);
+        status = prompt_parse(&p, text, strlen(text));
+        if (status == KRON_OK)
+            status = prompt_tokenize(&w, tok, &p);
+        mem_fail_after(0);
+        assert_true(status == KRON_OK || (status == KRON_ERR_MEMORY && w.ids == NULL));
+        assert_true(status != KRON_OK || w.n == 2);
+        prompt_windows_free(&w);
+        prompt_free(&p);
+    }
+    assert_true(k > 10);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_unbalanced_brackets),
+        cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_break),
+        cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_empty_prompt_is_one_window),
+        cmocka_unit_test(test_weights_stand_at_their_ids),
+        cmocka_unit_test(test_a_segment_ends_a_word),
+        cmocka_unit_test(test_cut_after_75),
+        cmocka_unit_test(test_break_fills_up_a_window),
+        cmocka_unit_test(test_weights_may_be_left_out),
+        cmocka_unit_test(test_out_of_memory),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
