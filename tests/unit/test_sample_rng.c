@@ -14,8 +14,9 @@ enum { MOST = 4 * 128 * 128, KEPT = 128 };
 /* Every row of a golden file: successive calls of one seed follow each other. */
 static void check_file(const char *text, kron_rng kind, double tolerance, double *worst)
 {
-    float *out;
-    assert_int_equal(mem_alloc_n((void **)&out, MOST, sizeof *out, "test"), KRON_OK);
+    void *memory;
+    assert_int_equal(mem_alloc_n(&memory, MOST, sizeof(float), "test"), KRON_OK);
+    float *out = memory;
     struct rng r;
     int rows = 0;
     for (const char *p = golden_find(text, "seed"); p != NULL; p = golden_find(p, "seed"), rows++) {
@@ -42,7 +43,7 @@ static void check_file(const char *text, kron_rng kind, double tolerance, double
         assert_true(fabs(sum - golden_number(p, "sum")) <= tolerance * sqrt((double)n) * 4);
     }
     assert_true(rows >= 20);
-    mem_free(out);
+    mem_free(memory);
 }
 
 /* 4 units in the last place of the largest numbers. */
