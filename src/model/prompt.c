@@ -378,8 +378,9 @@ static kron_status read_text(struct reader *r, const char *s, size_t len)
 /* Pieces of one weight become a segment; what is empty then is left out. */
 static kron_status join_pieces(struct prompt *out, const struct reader *r)
 {
-    struct prompt_segment *segments =
-        arena_alloc(&out->mem, r->n * sizeof *segments);
+    if (r->n == 0)
+        return KRON_OK;
+    struct prompt_segment *segments = arena_alloc(&out->mem, r->n * sizeof *segments);
     if (segments == NULL)
         return out->mem.status;
     out->segments = segments;
@@ -410,11 +411,12 @@ static kron_status parse_parts(struct prompt *out, struct adapter_list *list, st
     KRON_TRY(take_tags(list, rest, utf8, len));
     KRON_TRY(read_text(r, str_get(rest), rest->len));
     KRON_TRY(join_pieces(out, r));
+    if (list->n == 0)
+        return KRON_OK;
     struct prompt_adapter *adapters = arena_alloc(&out->mem, list->n * sizeof *adapters);
     if (adapters == NULL)
         return out->mem.status;
-    if (list->n > 0)
-        memcpy(adapters, list->items, list->n * sizeof *adapters);
+    memcpy(adapters, list->items, list->n * sizeof *adapters);
     out->adapters = adapters;
     out->n_adapters = list->n;
     return KRON_OK;
