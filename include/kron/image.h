@@ -41,7 +41,8 @@ KRON_API kron_status kron_image_save(const kron_image *image, const char *path,
  *   out  NUL-terminated, freed with kron_string_free(); NULL with KRON_OK if the file has none. */
 KRON_API kron_status kron_image_read_parameters(char **out, const char *path);
 
-/* Every text of a PNG (or the comment of a JPEG) as "key: value" lines, for display. */
+/* Every text of a PNG (or the comments of a JPEG) as "key: value" lines, for display. Lines of a
+ * value after its first are indented by two blanks, so that a line at the margin begins a key. */
 KRON_API kron_status kron_image_read_text(char **out, const char *path);
 
 KRON_API void kron_string_free(char *s);
