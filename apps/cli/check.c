@@ -92,7 +92,7 @@ bool output_init(struct output *out, const struct options *o)
     if (!check_folder_of(o->output))
         return false;
     if (is_other_format(o->output))
-        return complain("--output %s: PNG and JPEG are what this version of Kron writes", o->output);
+        return complain("--output %s: this version of Kron writes PNG and JPEG", o->output);
     char *path = malloc(len + sizeof ".png");
     if (path == NULL)
         return complain("out of memory");

@@ -204,7 +204,7 @@ static void show_details(const struct run *r)
     const double mb = 1024 * 1024;
     const char *report = kron_session_adapter_report(r->session);
     if (report != NULL && report[0] != '\0')
-        note("%s", report);
+        fprintf(stderr, "%s%s", report, report[strlen(report) - 1] == '\n' ? "" : "\n");
     kron_buffers b = kron_session_buffers(r->session);
     note("compute buffers: text encoder %.1f MB, unet %.1f MB, vae %.1f MB",
          (double)b.text_encoder / mb, (double)b.unet / mb, (double)b.vae / mb);

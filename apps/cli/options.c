@@ -65,8 +65,8 @@ static const struct option table[] = {
     TEXT_("--lora-model-dir", NULL, lora_dir, "FOLDER",
           "where <lora:NAME:STRENGTH> in a prompt finds NAME"),
     CHOICE_("--lora-apply-mode", NULL, apply, applies,
-            "how adapters act: merged into memory once, or at run time on the stored weights (auto: "
-            "by cost, layer by layer)"),
+            "how adapters act: merged into memory once, or at run time on the stored weights "
+            "(auto: by cost, layer by layer)"),
     FLAG_("--strict", NULL, strict,
           "Kron's own: an adapter tensor that fits no layer ends the program"),
     CHOICE_("--prediction", NULL, prediction, predictions,

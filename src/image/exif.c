@@ -52,7 +52,7 @@ static kron_status add_utf16(struct image_bytes *out, const char *text)
 
 kron_status image_exif_write(struct image_bytes *out, const char *text)
 {
-    enum { FOLDER_BYTES = 2 + 12 + 4, EXIF_AT = 8 + FOLDER_BYTES, TEXT_AT = EXIF_AT + FOLDER_BYTES };
+    enum { FOLDER = 2 + 12 + 4, EXIF_AT = 8 + FOLDER, TEXT_AT = EXIF_AT + FOLDER };
     uint8_t head[TEXT_AT] = {'M', 'M', 0, 42, 0, 0, 0, 8};
     size_t start = out->len;
     put(head + 8, 1, 2);
@@ -120,7 +120,7 @@ static void read_utf16(struct str *out, const struct tiff *t, const uint8_t *s, 
     }
     uint32_t high = 0;
     for (size_t i = 0; i + 2 <= bytes; i += 2) {
-        uint32_t unit = little ? (uint32_t)(s[i + 1] << 8 | s[i]) : (uint32_t)(s[i] << 8 | s[i + 1]);
+        uint32_t unit = (uint32_t)(little ? s[i + 1] << 8 | s[i] : s[i] << 8 | s[i + 1]);
         bool is_low = unit >= 0xDC00 && unit <= 0xDFFF;
         if (high != 0 && is_low) {
             image_utf8_add(out, 0x10000 + ((high - 0xD800) << 10) + (unit - 0xDC00));

@@ -114,8 +114,8 @@ static void read_header(struct jpeg *j, const uint8_t *data, size_t bytes)
     jpeg_read_header(&j->in, TRUE);
 }
 
-/* A block of 8 x 8 takes at least a bit when Huffman codes are used, so a header cannot promise more
- * than 512 pixels a byte. */
+/* A block of 8 x 8 takes at least a bit when Huffman codes are used, so a header cannot promise
+ * more than 512 pixels a byte. */
 static void check_promise(struct jpeg *j, size_t bytes)
 {
     size_t width = j->in.image_width, height = j->in.image_height;

@@ -9,7 +9,8 @@
 
 enum { LOBES = 3 };
 
-/* Output i = sum over k < n[i] of weights[i * cap + k] * input[first[i] + k]; first[] never falls. */
+/* Output i is the sum over k < n[i] of weights[i * cap + k] * input[first[i] + k]. first[] never
+ * falls. */
 struct taps {
     int *first, *n;
     float *weights;

@@ -170,8 +170,9 @@ static int expected(int colour_type, int depth, int x, int y, int c)
 
 static void every_kind_of_png_is_read(void **state)
 {
-    static const int kinds[][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8},  {0, 16}, {2, 8}, {2, 16}, {3, 1},
-                                   {3, 2}, {3, 4}, {3, 8}, {4, 8}, {4, 16}, {6, 8}, {6, 16}};
+    static const int kinds[][2] = {{0, 1},  {0, 2}, {0, 4}, {0, 8}, {0, 16},
+                                   {2, 8},  {2, 16}, {3, 1}, {3, 2}, {3, 4},
+                                   {3, 8},  {4, 8}, {4, 16}, {6, 8}, {6, 16}};
     (void)state;
     for (size_t k = 0; k < 2 * sizeof kinds / sizeof *kinds; k++) {
         int type = kinds[k / 2][0], depth = kinds[k / 2][1];
@@ -316,7 +317,8 @@ static uint32_t crc(const uint8_t *data, size_t bytes)
 
 static void lying_sizes_are_errors(void **state)
 {
-    static const uint32_t sizes[][2] = {{16384, 16384}, {16385, 1}, {1, 16385}, {0, 7}, {1u << 31, 7}};
+    static const uint32_t sizes[][2] = {
+        {16384, 16384}, {16385, 1}, {1, 16385}, {0, 7}, {1u << 31, 7}};
     struct image_bytes file = make_png(PNG_COLOR_TYPE_RGB, 8, 0);
     (void)state;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Scaling against Pillow's LANCZOS. Pillow rounds and clips to 8 bits between its two passes, we do
- * not: one level of difference is its rounding, and the picture stays away from the clipped ends. */
+ * not: one level of difference is its rounding; the picture stays away from where it clips. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
