@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT
+ * Attention of one block of queries over all keys, a block of keys at a time: the softmax is
+ * kept up to date by its running maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022),
+ * so scores exist only for ATTENTION_Q x B pairs, B = attention_keys(d).
+ *
+ * Scratch, in floats:  q[Q, d]  kt[B / PANEL][d, PANEL]  v[B, dp]  s[Q, B]  o[Q, dp]  top[Q]
+ * sum[Q], with dp = d rounded up to 16. */
+
+enum { PANEL = 2 * VL > 16 ? 2 * VL : 16 }; /* keys side by side in kt: a tile's width */
+
+/* Panels of transposed keys; keys that are missing in the last count as zero. */
+INLINE void pack_keys(const float *k, int64_t ldk, int64_t n, int64_t d, float *kt)
+{
+    for (int64_t j0 = 0; j0 < n; j0 += PANEL, kt += d * PANEL) {
+        int64_t end = n - j0 < PANEL ? n - j0 : PANEL, j = 0;
+        const float *from = k + j0 * ldk;
+        for (; j + 8 <= end; j += 8)
+            transpose_rows8(from + j * ldk, ldk, d, kt + j, PANEL);
+        for (; j < PANEL; j++)
+            for (int64_t e = 0; e < d; e++)
+                kt[e * PANEL + j] = j < end ? from[j * ldk + e] : 0;
+    }
+}
+
+INLINE void pack_values(const float *v, int64_t ldk, int64_t n, int64_t d, int64_t dp, float *to)
+{
+    for (int64_t j = 0; j < n; j++) {
+        memcpy(to + j * dp, v + j * ldk, (size_t)d * sizeof *to);
+        memset(to + j * dp + d, 0, (size_t)(dp - d) * sizeof *to);
+    }
+}
+
+/* Scores of one query to probabilities, not yet divided by their sum; `live` of the n (a
+ * multiple of VL) scores count. Returns what older sums and outputs shrink by. */
+INLINE float soften(float *s, int64_t live, int64_t n, float *top, float *sum)
+{
+    vf m = vset(*top), t = {0};
+
+    for (int64_t j = live; j < n; j++)
+        s[j] = -INFINITY;
+    for (int64_t j = 0; j < n; j += VL)
+        m = VMAX(m, vload(s + j));
+    float most = vtop(m);
+    for (int64_t j = 0; j < n; j += VL) {
+        vf p = vexp(vload(s + j) - most);
+        vstore(s + j, p);
+        t += p;
+    }
+    float shrink = expf(*top - most);
+    *sum = *sum * shrink + vsum(t); /* exp of a dead score stops at 1e-38: far below rounding */
+    *top = most;
+    return shrink;
+}
+
+struct attention_state {
+    float *q, *kt, *v, *s, *o, *top, *sum;
+    int64_t width, dp; /* B, d rounded up */
+};
+
+/* Keys [at, at + n), packed, into the running outputs. */
+static void attend_block(const struct attention_tile *t, const struct attention_state *st,
+                         int64_t at, int64_t n)
+{
+    int64_t np = (n + PANEL - 1) / PANEL * PANEL, from = 0, m;
+
+    if (t->causal && t->first < at) /* queries before the block see nothing of it */
+        from = at - t->first;
+    m = t->n_q - from;
+    if (m <= 0)
+        return;
+    for (int64_t j = 0; j < np; j += PANEL)
+        k_gemm(m, PANEL, t->d, st->q + from * t->d, t->d, st->kt + j * t->d, PANEL,
+               st->s + from * st->width + j, st->width, false);
+    for (int64_t i = from; i < t->n_q; i++) {
+        int64_t seen = t->first + i - at + 1, live = t->causal && seen < n ? seen : n;
+        float shrink = soften(st->s + i * st->width, live, np, &st->top[i], &st->sum[i]);
+        float *o = st->o + i * st->dp;
+        for (int64_t e = 0; shrink != 1.0f && e < st->dp; e += VL)
+            vstore(o + e, vload(o + e) * shrink);
+    }
+    k_gemm(m, st->dp, n, st->s + from * st->width, st->width, st->v, st->dp,
+           st->o + from * st->dp, st->dp, true);
+}
+
+static struct attention_state attention_begin(const struct attention_tile *t)
+{
+    struct attention_state st = {.width = attention_keys(t->d), .dp = (t->d + 15) / 16 * 16};
+    float scale = (float)(1 / sqrt((double)t->d));
+
+    st.q = t->scratch;
+    st.kt = st.q + ATTENTION_Q * t->d;
+    st.v = st.kt + st.width * t->d;
+    st.s = st.v + st.width * st.dp;
+    st.o = st.s + ATTENTION_Q * st.width;
+    st.top = st.o + ATTENTION_Q * st.dp;
+    st.sum = st.top + ATTENTION_Q;
+    for (int64_t i = 0; i < t->n_q; i++) {
+        for (int64_t e = 0; e < t->d; e++)
+            st.q[i * t->d + e] = t->q[i * t->ldq + e] * scale;
+        st.top[i] = -INFINITY;
+        st.sum[i] = 0;
+    }
+    memset(st.o, 0, (size_t)(t->n_q * st.dp) * sizeof *st.o);
+    return st;
+}
+
+static void k_attention(const struct attention_tile *t)
+{
+    struct attention_state st = attention_begin(t);
+    int64_t end = t->causal && t->first + t->n_q < t->n_k ? t->first + t->n_q : t->n_k;
+
+    for (int64_t at = 0; at < end; at += st.width) {
+        int64_t n = end - at < st.width ? end - at : st.width;
+        pack_keys(t->k + at * t->ldk, t->ldk, n, t->d, st.kt);
+        pack_values(t->v + at * t->ldk, t->ldk, n, t->d, st.dp, st.v);
+        attend_block(t, &st, at, n);
+    }
+    for (int64_t i = 0; i < t->n_q; i++)
+        for (int64_t e = 0; e < t->d; e++)
+            t->y[i * t->ldq + e] = st.o[i * st.dp + e] / st.sum[i];
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT
+ * backend/cpu - the host's cores: oneDNN for large products and convolutions (onednn.h), own
+ * kernels (kernels.h) for all else, OpenMP for threads.
+ *
+ *   device.c       opening, buffers, rates          weights.c   merged weights
+ *   plan.c         graph -> list of prepared operations, one scratch shared by all
+ *   wpass.c        rows of a layer's effective weight, on the fly
+ *   linear.c conv.c delta.c attention.c norm.c elementwise.c    the operations
+ *
+ * An operation is compiled once: its sizes, primitives and its share of the scratch are settled
+ * then. A run only computes. Weights are decoded a block at a time into scratch that stays in
+ * cache, and used at once, so that a quantised base or an adapter costs a pass over cache. */
+#ifndef BACKEND_CPU_CPU_H
+#define BACKEND_CPU_CPU_H
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/onednn.h"
+
+struct cpu_device {
+    struct be_device base;
+    const struct cpu_kernels *k;
+    int n_threads;
+};
+
+struct be_weights {
+    struct cpu_device *device;
+    const struct layer_table *table;
+    const struct delta_set *set;
+    struct merged *merged; /* by layer id */
+};
+
+/* Where a layer's weight comes from: its base, and the deltas to write into it. */
+struct wsource {
+    const struct layer *layer;
+    struct tensor base;       /* [out, k]: the file's, or the merged one */
+    struct delta_list deltas; /* of all routes */
+    bool in_weight;           /* deltas are written into the rows; else the route adds them */
+    int64_t out, k;
+    size_t *w2_at;    /* by delta: where in the op's scratch its W2 is kept as f32, or NONE_AT */
+};
+#define NONE_AT ((size_t)-1)
+
+/* One op of a plan. Scratch parts are byte offsets into the plan's one scratch. */
+struct cpu_op {
+    const struct gr_op *op;
+    struct wsource w, norm_bias;
+    struct conv_plan *conv;
+    size_t scratch_bytes;          /* all that this op needs */
+    size_t bias_at, threads_at, block_at, temp_at, delta_at;
+    size_t thread_bytes;           /* of one worker, from threads_at */
+    int64_t block;                 /* linear: weight rows of one block */
+    int64_t m_chunk;               /* linear: activation rows of one product */
+    int64_t delta_rows;            /* activation route: rows of one chunk */
+    bool res_in_place;             /* the residual's memory is the output's */
+};
+
+struct be_plan {
+    struct cpu_device *device;
+    struct be_weights *weights;
+    const struct graph *g;
+    struct onednn *dnn;
+    struct arena mem; /* of what compiling leaves */
+    struct cpu_op *ops;
+    struct conv_list *convs; /* one primitive for each distinct shape */
+    const float *merge_strengths; /* while compiling */
+    char *arena, *scratch;
+    size_t scratch_bytes;
+};
+
+/* What running one op needs. */
+struct cpu_call {
+    const struct be_plan *p;
+    const struct cpu_op *o;
+    const struct gr_op *op;
+    const struct cpu_kernels *k;
+    int threads;
+    const float *strengths;
+    const float *x[GR_MAX_IN]; /* NULL where absent */
+    float *y;
+    struct gr_shape xs, ys;
+    kron_status status;
+};
+
+/* Scratch layout while compiling: a part of `bytes`, aligned to a cache line. */
+size_t cpu_take(struct cpu_op *o, size_t bytes);
+/* A part for each worker. */
+void cpu_take_threads(struct be_plan *p, struct cpu_op *o, size_t bytes);
+static inline void *cpu_scratch(const struct cpu_call *c, size_t at)
+{
+    return c->p->scratch + at;
+}
+void *cpu_thread_scratch(const struct cpu_call *c); /* of the calling OpenMP thread */
+
+/* Each operation: compile fills o, run computes. */
+struct cpu_op_fns {
+    kron_status (*compile)(struct be_plan *p, struct cpu_op *o);
+    void (*run)(struct cpu_call *c);
+};
+extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_layer_norm,
+    cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample, cpu_embed, cpu_timestep;
+
+/* --- weights.c --- */
+
+kron_status weights_create(struct be_device *d, const struct layer_table *table,
+                           const struct delta_set *set, struct be_weights **out);
+void weights_free(struct be_weights *w);
+/* The f32 effective weight of a layer, made at the first call. */
+kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
+
+/* --- wpass.c --- */
+
+enum { WPASS_ROWS = 64 }; /* most rows of one call */
+
+/* Sets o->w for the op's layer and route, and takes scratch for prepared factors. */
+kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct layer *l,
+                          enum gr_route route);
+/* Scratch that one worker needs in wpass_rows. */
+size_t wpass_thread_bytes(const struct wsource *w);
+/* Readies factors for this run; before any wpass_rows or delta_apply of it. */
+void wpass_prepare(const struct cpu_call *c, const struct wsource *w);
+/* Writes columns [col, col + n_col) of rows [row, row + n) of the effective weight to dst. */
+void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
+                int64_t col, int64_t n_col, float *dst, int64_t ld, float *scratch);
+/* Rows [row, row + n), whole, by all threads; each worker's scratch from its thread part. */
+void wpass_block(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
+                 float *dst);
+/* The same of a single delta, without the base. */
+void wpass_delta_block(const struct cpu_call *c, const struct wsource *w, int i, int64_t row,
+                       int64_t n, float *dst);
+/* Rows [row, row + n) of a Kronecker delta's W2 [vp, vq * kh * kw] as f32: where they are, or
+ * written to dst. */
+const float *wpass_w2(const struct cpu_call *c, const struct wsource *w, int i, int64_t row,
+                      int64_t n, float *dst);
+/* Base memory usable as rows of f32 as it is; NULL if it must be decoded or changed. */
+const float *wpass_direct(const struct cpu_call *c, const struct wsource *w);
+/* s c of a delta in this run. */
+float wpass_strength(const struct cpu_call *c, const struct delta *d);
+/* A layer's bias as f32, NULL if it has none; decoded to o->bias_at if need be. */
+const float *cpu_bias(const struct cpu_call *c, const struct layer *l);
+bool cpu_needs_bias(const struct layer *l); /* needs out floats at o->bias_at */
+/* n numbers of t from `at` as f32: in place if they are, else decoded to dst. */
+const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int64_t at, int64_t n,
+                        float *dst);
+
+/* --- delta.c: the activation route --- */
+
+/* Takes scratch for adding the op's deltas to y[.., out]. */
+void delta_compile(struct be_plan *p, struct cpu_op *o);
+/* y[m, out] += deltas of x[m, k], dense, all deltas with a strength. */
+void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y);
+
+/* --- conv.c --- */
+
+void conv_list_free(struct conv_list **l);
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT
+ * Opening the host as a device, its buffers, and how fast it is. */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/plan.h"
+#include <omp.h>
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+static void close_device(struct be_device *d)
+{
+    mem_free(d);
+}
+
+static kron_status buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out)
+{
+    void *p, *host;
+
+    KRON_TRY(mem_alloc(&p, sizeof(struct be_buf), "a buffer"));
+    kron_status status = mem_alloc(&host, bytes, "a buffer");
+    if (status != KRON_OK) {
+        mem_free(p);
+        return status;
+    }
+    *out = p;
+    **out = (struct be_buf){.device = d, .bytes = bytes, .host = host};
+    return KRON_OK;
+}
+
+static void buf_free(struct be_buf *b)
+{
+    mem_free(b->host);
+    mem_free(b);
+}
+
+static kron_status buf_write(struct be_buf *b, size_t at, const void *src, size_t n)
+{
+    memcpy((char *)b->host + at, src, n);
+    return KRON_OK;
+}
+
+static kron_status buf_read(struct be_buf *b, size_t at, void *dst, size_t n)
+{
+    memcpy(dst, (const char *)b->host + at, n);
+    return KRON_OK;
+}
+
+static const struct be_fns fns = {
+    .close = close_device,
+    .buf_alloc = buf_alloc,
+    .buf_free = buf_free,
+    .buf_write = buf_write,
+    .buf_read = buf_read,
+    .op_supported = plan_supports,
+    .weights_create = weights_create,
+    .weights_free = weights_free,
+    .plan_create = plan_create,
+    .plan_run = plan_run,
+    .plan_free = plan_free,
+    .plan_bytes = plan_bytes,
+};
+
+static int count(void)
+{
+    return 1;
+}
+
+/* Cores that this process may use: two hardware threads of one core share its vector units, so
+ * only the first of each counts. */
+static int usable_cores(void)
+{
+    cpu_set_t set;
+    int n = 0;
+
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return omp_get_num_procs();
+    for (int c = 0; c < CPU_SETSIZE; c++) {
+        char path[96];
+        int first = c;
+        if (!CPU_ISSET(c, &set))
+            continue;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 c);
+        FILE *f = fopen(path, "r");
+        if (f != NULL) {
+            if (fscanf(f, "%d", &first) != 1)
+                first = c;
+            fclose(f);
+        }
+        n += first == c || !CPU_ISSET(first, &set);
+    }
+    return n > 0 ? n : 1;
+}
+
+/* Best of a few short products, so that a busy moment does not mislead. */
+static double product_rate(int64_t m, int64_t n, int64_t k, float *mem)
+{
+    float *a = mem, *b = a + m * k, *c = b + n * k;
+    double best = 0;
+
+    for (int i = 0; i < 4; i++) {
+        double t0 = clock_seconds();
+        onednn_gemm(true, m, n, k, 1, a, k, b, k, 0, c, n);
+        double t = clock_seconds() - t0, rate = (double)(m * n * k) / (t > 1e-9 ? t : 1e-9);
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+/* A pass decodes and adds in cache on every thread. */
+static double pass_rate(const struct cpu_kernels *k, float *mem, int threads)
+{
+    enum { N = 4096, TIMES = 400 };
+    double best = 0;
+
+    for (int i = 0; i < 3; i++) {
+        double t0 = clock_seconds();
+        for (int j = 0; j < TIMES; j++)
+            k->axpy(mem, mem + N, 0.5f, N);
+        double t = clock_seconds() - t0, rate = (double)N * TIMES / (t > 1e-9 ? t : 1e-9);
+        best = rate > best ? rate : best;
+    }
+    return best * threads;
+}
+
+static double bandwidth(char *mem, size_t bytes)
+{
+    double best = 0;
+
+    for (int i = 0; i < 2; i++) {
+        double t0 = clock_seconds();
+        memcpy(mem, mem + bytes / 2, bytes / 2);
+        double t = clock_seconds() - t0, rate = (double)bytes / (t > 1e-9 ? t : 1e-9);
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static kron_status measure(struct cpu_device *d)
+{
+    const size_t bytes = 32 << 20;
+    int before = omp_get_max_threads();
+    void *mem;
+
+    KRON_TRY(mem_alloc(&mem, bytes, "measuring the processor"));
+    memset(mem, 1, bytes); /* touched: untouched pages would flatter reading */
+    omp_set_num_threads(d->n_threads);
+    d->base.caps.rates = (struct gr_rates){
+        .product = product_rate(512, 320, 640, mem),
+        .small = product_rate(512, 16, 640, mem),
+        .pass = pass_rate(d->k, mem, d->n_threads),
+        .bandwidth = bandwidth(mem, bytes),
+    };
+    omp_set_num_threads(before);
+    mem_free(mem);
+    return KRON_OK;
+}
+
+static kron_status open_device(int index, int n_threads, struct be_device **out)
+{
+    long page = sysconf(_SC_PAGESIZE);
+    void *p;
+
+    (void)index;
+    KRON_TRY(mem_alloc(&p, sizeof(struct cpu_device), "a device"));
+    struct cpu_device *d = p;
+    d->k = cpu_kernels_best();
+    d->n_threads = n_threads > 0 ? n_threads : usable_cores();
+    d->base = (struct be_device){.fns = &fns, .name = "cpu", .caps.n_threads = d->n_threads};
+    d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
+    d->base.caps.memory_free = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)page;
+    kron_status status = measure(d);
+    if (status != KRON_OK) {
+        mem_free(d);
+        return status;
+    }
+    log_debug("cpu: %d threads, %s kernels, %.1f + %.1f GFLOP/s (large, small products), "
+              "%.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name,
+              2e-9 * d->base.caps.rates.product, 2e-9 * d->base.caps.rates.small,
+              1e-9 * d->base.caps.rates.pass, 1e-9 * d->base.caps.rates.bandwidth);
+    *out = &d->base;
+    return KRON_OK;
+}
+
+const struct be_driver be_cpu = {.name = "cpu", .count = count, .open = open_device};

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT
+ * backend/cpu/kernels.h - the inner loops of this backend, one table for each instruction set.
+ *
+ * Every kernel runs on one thread and touches only what its arguments name. Matrices are
+ * row-major with a distance between rows in floats ("ld"). No pointer needs an alignment beyond
+ * that of float. Reading which level sets which pointer: cpu_kernels_for(). */
+#ifndef BACKEND_CPU_KERNELS_H
+#define BACKEND_CPU_KERNELS_H
+#include "graph/graph.h"
+
+/* One block of queries of one head. q is scaled by 1 / sqrt(d); sizes and scratch are in
+ * attention_tmpl.h. */
+struct attention_tile {
+    const float *q, *k, *v; /* first channel of the head; rows ldq or ldk floats apart */
+    float *y;
+    int64_t ldq, ldk;
+    int64_t first;       /* index of the first query, for causal attention */
+    int64_t n_q, n_k, d;
+    bool causal;
+    float *scratch;      /* attention_floats(d) */
+};
+
+struct cpu_kernels {
+    const char *name;
+    int lanes; /* floats of one vector */
+
+    /* dst[i] = src[i] as f32, n elements of type t. */
+    void (*decode)(enum dtype t, const void *src, int64_t n, float *dst);
+    /* dst[i] = src[i] as f32, plus a x[i]: base and Kronecker delta of a row in one pass. */
+    void (*decode_axpy)(enum dtype t, const void *src, int64_t n, float *dst, float a,
+                        const float *x);
+    void (*axpy)(float *y, const float *x, float a, int64_t n);              /* y += a x */
+    void (*axpy_mul)(float *y, const float *x, const float *z, float a, int64_t n); /* += a x z */
+    float (*dot)(const float *x, const float *y, int64_t n);
+    /* c[m, n] = a[m, k] b[k, n], plus c if `add`. For panels that stay in cache. */
+    void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                 int64_t ldb, float *c, int64_t ldc, bool add);
+    /* For each column c < n: the 8 numbers src[0..7][c] go to dst + at[c]. */
+    void (*scatter8)(const float *src, int64_t ld, int64_t n, const int32_t *at, float *dst);
+    /* y[i] = act(x[i] + bias[i]) + vec[i] + res[i]; bias, vec, res may be NULL; y may be x, res. */
+    void (*finish)(float *y, const float *x, const float *bias, const float *vec,
+                   const float *res, enum gr_act act, int64_t n);
+    /* y[i] = (x[i] + bx[i]) gelu(gate[i] + bg[i]); y may be x. */
+    void (*geglu)(float *y, const float *x, const float *bx, const float *gate, const float *bg,
+                  int64_t n);
+    /* Sums over rows of x[rows, n]: sum[n] += x, and with a mean: sum[n] += (x - mean)^2. */
+    void (*column_sums)(const float *x, int64_t rows, int64_t ld, int64_t n, const float *mean,
+                        float *sum);
+    /* y[i] = act((x[i] - mean[i]) scale[i] + shift[i]); y may be x. */
+    void (*normalise)(float *y, const float *x, const float *mean, const float *scale,
+                      const float *shift, enum gr_act act, int64_t n);
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps,
+                       int64_t n);
+    void (*attention)(const struct attention_tile *t);
+};
+
+enum { ATTENTION_Q = 96 }; /* most queries of one tile */
+/* Keys of one block: what keeps a block's panels in a 512 kB cache. */
+static inline int64_t attention_keys(int64_t d)
+{
+    return d <= 64 ? 256 : d <= 192 ? 128 : 64;
+}
+/* Floats of scratch that a tile needs at any level. */
+int64_t attention_floats(int64_t d);
+
+/* The best level that this machine has and KRON_CPU_MASK ("none", "avx2", "avx512") allows. */
+const struct cpu_kernels *cpu_kernels_best(void);
+
+extern const struct cpu_kernels cpu_kernels_c;
+#if defined(__x86_64__)
+#define KRON_X86 1
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+#endif

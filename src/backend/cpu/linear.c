@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT
+ * y = act(W x + b) + residual, and the gated form.
+ *
+ * Weight rows are written a block at a time into scratch that stays in the last cache, multiplied
+ * at once into a strided part of the output, and that part is finished while it is warm. */
+#include "backend/cpu/cpu.h"
+#include <omp.h>
+#include <string.h>
+
+enum {
+    BLOCK_BYTES = 1 << 20, /* of decoded weight rows */
+    TEMP_BYTES = 2 << 20,  /* of products that are not written straight to the output */
+    FEW_ROWS = 4,          /* activations: up to here each weight is used as it is decoded */
+    FEW_STEP = 8,          /* weight rows that a thread decodes at a time then */
+};
+
+static int64_t rows_of(struct gr_shape s)
+{
+    return s.n * s.h * s.w;
+}
+
+/* Weight rows of a block: a multiple of 16, split evenly. */
+static int64_t block_rows(int64_t out, int64_t k, int threads)
+{
+    int64_t most = BLOCK_BYTES / 4 / k, least = 16 * threads < 64 ? 64 : 16 * threads;
+
+    most = most < least ? least : most;
+    int64_t blocks = (out + most - 1) / most;
+    int64_t rows = (out + blocks - 1) / blocks;
+    return (rows + 15) / 16 * 16;
+}
+
+static bool by_activation(const struct cpu_op *o)
+{
+    return !o->w.in_weight && o->w.deltas.n > 0; /* a merged weight has no deltas left */
+}
+
+/* --- few rows: each weight row is decoded by the thread that uses it --- */
+
+static void few_rows(const struct cpu_call *c, float *y, int64_t ldy)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t m = rows_of(c->xs), pieces = (w->out + FEW_STEP - 1) / FEW_STEP;
+    const float *direct = wpass_direct(c, w);
+
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t p = 0; p < pieces; p++) {
+        int64_t row = p * FEW_STEP, n = w->out - row < FEW_STEP ? w->out - row : FEW_STEP;
+        float *mem = cpu_thread_scratch(c);
+        const float *rows = direct ? direct + row * w->k : mem;
+        if (!direct)
+            wpass_rows(c, w, row, n, 0, w->k, mem, w->k, mem + FEW_STEP * w->k);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t r = 0; r < m; r++)
+                y[r * ldy + row + i] = c->k->dot(rows + i * w->k, c->x[0] + r * w->k, w->k);
+    }
+}
+
+/* --- many rows --- */
+
+/* Weight rows [row, row + n) as f32, ready to multiply. */
+static const float *block_of(const struct cpu_call *c, int64_t row, int64_t n, float *mem)
+{
+    const float *direct = wpass_direct(c, &c->o->w);
+
+    if (direct)
+        return direct + row * c->o->w.k;
+    wpass_block(c, &c->o->w, row, n, mem);
+    return mem;
+}
+
+/* y = act(x + bias) + res for columns [col, col + n) of `rows` rows; y and res ldy wide. */
+static void finish(const struct cpu_call *c, float *y, const float *x, int64_t ldx,
+                   const float *bias, const float *res, int64_t rows, int64_t col, int64_t n)
+{
+    int64_t ldy = c->ys.c;
+
+    if (bias == NULL && res == NULL && c->op->act == ACT_NONE && x == y + col)
+        return;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        c->k->finish(y + r * ldy + col, x + r * ldx, bias ? bias + col : NULL, NULL,
+                     res ? res + r * ldy + col : NULL, c->op->act, n);
+}
+
+/* One block of output columns. With an activation after the sum of base and deltas, finishing
+ * waits (`raw`). A residual in the output's place is added by the product itself, but where an
+ * activation comes between: then the product goes through scratch. */
+static void linear_block(const struct cpu_call *c, const float *bias, int64_t row, int64_t n,
+                         bool raw)
+{
+    const struct cpu_op *o = c->o;
+    const float *w = block_of(c, row, n, cpu_scratch(c, o->block_at)), *res = c->x[1];
+    int64_t m = rows_of(c->xs), k = o->w.k, ldy = c->ys.c;
+    bool in_place = o->res_in_place, through = in_place && c->op->act != ACT_NONE;
+    float *temp = cpu_scratch(c, o->temp_at);
+
+    for (int64_t at = 0; at < m; at += o->m_chunk) {
+        int64_t rows = m - at < o->m_chunk ? m - at : o->m_chunk;
+        const float *x = c->x[0] + at * k;
+        float *y = c->y + at * ldy;
+        if (through) {
+            onednn_gemm(true, rows, n, k, 1, x, k, w, k, 0, temp, n);
+            finish(c, y, temp, n, bias, y, rows, row, n);
+            continue;
+        }
+        onednn_gemm(true, rows, n, k, 1, x, k, w, k, in_place ? 1 : 0, y + row, ldy);
+        if (!raw)
+            finish(c, y, y + row, ldy, bias, in_place || !res ? NULL : res + at * ldy, rows, row,
+                   n);
+    }
+}
+
+static void linear_run(struct cpu_call *c)
+{
+    const struct cpu_op *o = c->o;
+    const float *bias = cpu_bias(c, c->op->layer), *res = c->x[1];
+    int64_t m = rows_of(c->xs), out = o->w.out;
+    bool deltas = by_activation(o), raw = deltas && c->op->act != ACT_NONE;
+
+    wpass_prepare(c, &o->w);
+    if (m <= FEW_ROWS && !deltas) {
+        float *temp = cpu_scratch(c, o->temp_at);
+        few_rows(c, temp, out);
+        finish(c, c->y, temp, out, bias, res, m, 0, out);
+        return;
+    }
+    for (int64_t row = 0; row < out; row += o->block)
+        linear_block(c, bias, row, out - row < o->block ? out - row : o->block, raw);
+    if (deltas)
+        delta_apply(c, c->x[0], m, c->y);
+    if (raw)
+        finish(c, c->y, c->y, out, bias, res, m, 0, out);
+}
+
+static kron_status linear_compile(struct be_plan *p, struct cpu_op *o)
+{
+    const struct gr_op *op = o->op;
+    struct gr_shape s = gr_shape_of(p->g, op->in[0]);
+    int64_t m = rows_of(s), k = op->layer->in, out = op->layer->out;
+    enum gr_route route = op->route;
+
+    /* The sum must pass the activation before the residual, which stands where it would go. */
+    if (o->res_in_place && op->act != ACT_NONE && route == ROUTE_ACTIVATION)
+        route = ROUTE_WEIGHT;
+    KRON_TRY(wpass_compile(p, o, op->layer, route));
+    bool few = m <= FEW_ROWS && !by_activation(o);
+    cpu_take_threads(p, o, (few ? (size_t)(FEW_STEP * k) * 4 : 0) + wpass_thread_bytes(&o->w));
+    o->m_chunk = m;
+    if (few) {
+        o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
+        return KRON_OK;
+    }
+    o->block = block_rows(out, k, p->device->n_threads);
+    o->block_at = cpu_take(o, (size_t)(o->block * k) * 4);
+    if (o->res_in_place && op->act != ACT_NONE) {
+        o->m_chunk = TEMP_BYTES / 4 / o->block < m ? TEMP_BYTES / 4 / o->block : m;
+        o->temp_at = cpu_take(o, (size_t)(o->m_chunk * o->block) * 4);
+    }
+    if (by_activation(o))
+        delta_compile(p, o);
+    return KRON_OK;
+}
+
+const struct cpu_op_fns cpu_linear = {linear_compile, linear_run};
+
+/* --- gated --- */
+
+static void gate(const struct cpu_call *c, float *y, const float *value, const float *gates,
+                 int64_t ld, const float *bias, int64_t rows, int64_t col, int64_t n)
+{
+    int64_t half = c->ys.c;
+
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        c->k->geglu(y + r * half + col, value + r * ld, bias + col, gates + r * ld,
+                    bias + half + col, n);
+}
+
+/* Columns [col, col + n) of values and of gates, in chunks of activations. */
+static void geglu_block(const struct cpu_call *c, const float *bias, int64_t col, int64_t n)
+{
+    const struct cpu_op *o = c->o;
+    int64_t m = rows_of(c->xs), k = o->w.k, half = c->ys.c;
+    float *mem = cpu_scratch(c, o->block_at), *temp = cpu_scratch(c, o->temp_at);
+    const float *wv = block_of(c, col, n, mem);
+    const float *wg = block_of(c, half + col, n, mem + o->block * k);
+
+    for (int64_t at = 0; at < m; at += o->m_chunk) {
+        int64_t rows = m - at < o->m_chunk ? m - at : o->m_chunk;
+        const float *x = c->x[0] + at * k;
+        onednn_gemm(true, rows, n, k, 1, x, k, wv, k, 0, temp, 2 * n);
+        onednn_gemm(true, rows, n, k, 1, x, k, wg, k, 0, temp + n, 2 * n);
+        gate(c, c->y + at * half, temp, temp + n, 2 * n, bias, rows, col, n);
+    }
+}
+
+/* Activation route: values and gates of a chunk of rows, whole, so that deltas add to them. */
+static void geglu_rows(const struct cpu_call *c, const float *bias, int64_t at, int64_t rows)
+{
+    const struct cpu_op *o = c->o;
+    int64_t k = o->w.k, out = o->w.out, half = c->ys.c;
+    float *temp = cpu_scratch(c, o->temp_at);
+    const float *x = c->x[0] + at * k;
+
+    for (int64_t row = 0; row < out; row += o->block) {
+        int64_t n = out - row < o->block ? out - row : o->block;
+        const float *w = block_of(c, row, n, cpu_scratch(c, o->block_at));
+        onednn_gemm(true, rows, n, k, 1, x, k, w, k, 0, temp + row, out);
+    }
+    delta_apply(c, x, rows, temp);
+    gate(c, c->y + at * half, temp, temp + half, out, bias, rows, 0, half);
+}
+
+static void geglu_run(struct cpu_call *c)
+{
+    const struct cpu_op *o = c->o;
+    int64_t m = rows_of(c->xs), half = c->ys.c;
+    const float *bias = cpu_bias(c, c->op->layer);
+
+    wpass_prepare(c, &o->w);
+    if (bias == NULL) { /* the layer has none: zeros stand at bias_at */
+        float *zero = cpu_scratch(c, o->bias_at);
+        memset(zero, 0, (size_t)o->w.out * sizeof *zero);
+        bias = zero;
+    }
+    if (by_activation(o))
+        for (int64_t at = 0; at < m; at += o->m_chunk)
+            geglu_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
+    else
+        for (int64_t col = 0; col < half; col += o->block)
+            geglu_block(c, bias, col, half - col < o->block ? half - col : o->block);
+}
+
+static kron_status geglu_compile(struct be_plan *p, struct cpu_op *o)
+{
+    const struct layer *l = o->op->layer;
+    int64_t m = rows_of(gr_shape_of(p->g, o->op->in[0])), k = l->in, width;
+
+    KRON_TRY(wpass_compile(p, o, l, o->op->route));
+    if (l->bias.data == NULL)
+        o->bias_at = cpu_take(o, (size_t)l->out * 4);
+    cpu_take_threads(p, o, wpass_thread_bytes(&o->w));
+    o->block = block_rows(l->out / 2, 2 * k, p->device->n_threads);
+    o->block_at = cpu_take(o, (size_t)(2 * o->block * k) * 4);
+    width = by_activation(o) ? l->out : 2 * o->block;
+    o->m_chunk = TEMP_BYTES / 4 / width < 32 ? 32 : TEMP_BYTES / 4 / width;
+    o->m_chunk = o->m_chunk < m ? o->m_chunk : m;
+    o->temp_at = cpu_take(o, (size_t)(o->m_chunk * width) * 4);
+    if (by_activation(o))
+        delta_compile(p, o);
+    return KRON_OK;
+}
+
+const struct cpu_op_fns cpu_geglu = {geglu_compile, geglu_run};

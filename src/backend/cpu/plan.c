@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT
+ * A planned graph as a list of prepared operations. */
+#include "backend/cpu/plan.h"
+#include "backend/cpu/cpu.h"
+#include <omp.h>
+
+static const struct cpu_op_fns *const op_fns[OP_COUNT] = {
+    [OP_LINEAR] = &cpu_linear,         [OP_GEGLU] = &cpu_geglu,
+    [OP_CONV2D] = &cpu_conv2d,         [OP_GROUP_NORM] = &cpu_group_norm,
+    [OP_LAYER_NORM] = &cpu_layer_norm, [OP_ATTENTION] = &cpu_attention,
+    [OP_ACT] = &cpu_act,               [OP_ADD] = &cpu_add,
+    [OP_CONCAT] = &cpu_concat,         [OP_UPSAMPLE] = &cpu_upsample,
+    [OP_EMBED] = &cpu_embed,           [OP_TIMESTEP] = &cpu_timestep,
+};
+
+bool plan_supports(const struct be_device *d, const struct graph *g, const struct gr_op *op)
+{
+    (void)d, (void)g;
+    return op->kind < OP_COUNT && op_fns[op->kind] != NULL;
+}
+
+size_t cpu_take(struct cpu_op *o, size_t bytes)
+{
+    size_t at = o->scratch_bytes;
+
+    o->scratch_bytes += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+void cpu_take_threads(struct be_plan *p, struct cpu_op *o, size_t bytes)
+{
+    o->thread_bytes = (bytes + 63) / 64 * 64;
+    o->threads_at = cpu_take(o, o->thread_bytes * (size_t)p->device->n_threads);
+}
+
+void *cpu_thread_scratch(const struct cpu_call *c)
+{
+    return c->p->scratch + c->o->threads_at + (size_t)omp_get_thread_num() * c->o->thread_bytes;
+}
+
+/* True if input i of op lies in the output's bytes. */
+static bool shares_output(const struct graph *g, const struct gr_op *op, int i)
+{
+    if (op->in[i] == GR_NONE)
+        return false;
+    const struct gr_value *a = &g->values[op->in[i]], *b = &g->values[op->out];
+    return a->role == GR_TEMP && b->role == GR_TEMP && a->offset == b->offset;
+}
+
+static kron_status compile(struct be_plan *p)
+{
+    void *m;
+
+    KRON_TRY(mem_alloc_n(&m, (size_t)p->g->n_ops, sizeof *p->ops, "a plan"));
+    p->ops = m;
+    for (int i = 0; i < p->g->n_ops; i++) {
+        struct cpu_op *o = &p->ops[i];
+        o->op = &p->g->ops[i];
+        o->res_in_place = shares_output(p->g, o->op, 1);
+        KRON_TRY(op_fns[o->op->kind]->compile(p, o));
+        if (o->scratch_bytes > p->scratch_bytes)
+            p->scratch_bytes = o->scratch_bytes;
+    }
+    KRON_TRY(p->mem.status);
+    KRON_TRY(mem_alloc(&m, p->g->arena_bytes, "the compute buffer"));
+    p->arena = m;
+    KRON_TRY(mem_alloc(&m, p->scratch_bytes, "scratch of the compute buffer"));
+    p->scratch = m;
+    return KRON_OK;
+}
+
+kron_status plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
+                        const float *strengths, struct be_plan **out)
+{
+    int before = omp_get_max_threads();
+    void *m;
+
+    KRON_TRY(mem_alloc(&m, sizeof **out, "a plan"));
+    struct be_plan *p = m;
+    p->device = (struct cpu_device *)d;
+    p->weights = w;
+    p->g = g;
+    p->merge_strengths = strengths;
+    omp_set_num_threads(p->device->n_threads);
+    kron_status status = onednn_open(&p->dnn);
+    if (status == KRON_OK)
+        status = compile(p);
+    omp_set_num_threads(before);
+    if (status != KRON_OK) {
+        plan_free(p);
+        return err_prefix(status, "%s", g->name);
+    }
+    *out = p;
+    return KRON_OK;
+}
+
+static float *host_of(const struct be_plan *p, struct be_buf *const *bind, gr_ref v)
+{
+    if (v == GR_NONE)
+        return NULL;
+    const struct gr_value *x = &p->g->values[v];
+    return x->bind >= 0 ? bind[x->bind]->host : (void *)(p->arena + x->offset);
+}
+
+static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+{
+    for (int i = 0; i < p->g->n_ops; i++) {
+        const struct gr_op *op = &p->g->ops[i];
+        struct cpu_call c = {.p = p, .o = &p->ops[i], .op = op, .k = p->device->k,
+                             .threads = p->device->n_threads, .strengths = strengths};
+        for (int j = 0; j < GR_MAX_IN; j++)
+            c.x[j] = host_of(p, bind, op->in[j]);
+        c.y = host_of(p, bind, op->out);
+        c.xs = gr_shape_of(p->g, op->in[0]);
+        c.ys = gr_shape_of(p->g, op->out);
+        op_fns[op->kind]->run(&c);
+        KRON_TRY(c.status);
+    }
+    return KRON_OK;
+}
+
+kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+{
+    int before = omp_get_max_threads(); /* the caller's own, put back: it is a user of OpenMP too */
+
+    omp_set_num_threads(p->device->n_threads);
+    kron_status status = run_all(p, bind, strengths);
+    omp_set_num_threads(before);
+    return status;
+}
+
+void plan_free(struct be_plan *p)
+{
+    conv_list_free(&p->convs);
+    onednn_close(&p->dnn);
+    arena_free(&p->mem);
+    mem_free(p->ops);
+    mem_free(p->arena);
+    mem_free(p->scratch);
+    mem_free(p);
+}
+
+size_t plan_bytes(const struct be_plan *p)
+{
+    return p->g->arena_bytes + p->scratch_bytes;
+}
