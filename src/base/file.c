@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT
+ * Files: mapped for reading, written whole or not at all. */
+#include "base/base.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static kron_status io_error(const char *path, const char *what)
+{
+    return err_set(KRON_ERR_IO, "%s: %s: %s", path, what, strerror(errno));
+}
+
+static kron_status open_regular(const char *path, int *fd, size_t *bytes)
+{
+    struct stat st;
+
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
+        return io_error(path, "cannot open");
+    if (fstat(*fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0) {
+        close(*fd);
+        return err_set(KRON_ERR_IO, "%s: not a regular file", path);
+    }
+    *bytes = (size_t)st.st_size;
+    return KRON_OK;
+}
+
+static kron_status map_fd(struct mapped_file *f, int fd, const char *path)
+{
+    void *p = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+
+    if (p == MAP_FAILED && errno == ENOMEM)
+        return err_set(KRON_ERR_MEMORY, "out of memory: %.1f MB of address space for %s",
+                       (double)f->bytes / 1e6, path);
+    if (p == MAP_FAILED)
+        return io_error(path, "cannot map");
+    f->data = p;
+    return KRON_OK;
+}
+
+kron_status map_open(struct mapped_file *f, const char *path)
+{
+    void *copy;
+    int fd;
+
+    memset(f, 0, sizeof *f);
+    KRON_TRY(open_regular(path, &fd, &f->bytes));
+    kron_status status = f->bytes > 0 ? map_fd(f, fd, path) : KRON_OK;
+    close(fd);
+    if (status == KRON_OK)
+        status = mem_alloc(&copy, strlen(path) + 1, "a file name");
+    if (status != KRON_OK) {
+        map_close(f);
+        return status;
+    }
+    f->path = strcpy(copy, path);
+    return KRON_OK;
+}
+
+void map_close(struct mapped_file *f)
+{
+    if (f->data != NULL)
+        munmap((void *)(uintptr_t)f->data, f->bytes);
+    mem_free(f->path);
+    memset(f, 0, sizeof *f);
+}
+
+bool path_is_dir(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool path_is_file(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+static kron_status read_all(int fd, char *to, size_t n, const char *path)
+{
+    size_t at = 0;
+
+    while (at < n) {
+        ssize_t got = read(fd, to + at, n - at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return io_error(path, "cannot read");
+        if (got == 0)
+            return err_set(KRON_ERR_IO, "%s: ended after %zu of %zu bytes", path, at, n);
+        at += (size_t)got;
+    }
+    return KRON_OK;
+}
+
+kron_status file_read(char **out, size_t *bytes, const char *path, size_t max_bytes)
+{
+    void *p = NULL;
+    int fd;
+
+    *out = NULL;
+    KRON_TRY(open_regular(path, &fd, bytes));
+    kron_status status = KRON_OK;
+    if (*bytes > max_bytes)
+        status = err_set(KRON_ERR_FORMAT, "%s: %zu bytes, expected at most %zu", path, *bytes,
+                         max_bytes);
+    if (status == KRON_OK)
+        status = mem_alloc(&p, *bytes + 1, path);
+    if (status == KRON_OK)
+        status = read_all(fd, p, *bytes, path);
+    close(fd);
+    if (status != KRON_OK) {
+        mem_free(p);
+        return status;
+    }
+    *out = p;
+    return KRON_OK;
+}
+
+static kron_status write_all(int fd, const char *data, size_t n, const char *path)
+{
+    size_t at = 0;
+
+    while (at < n) {
+        ssize_t put = write(fd, data + at, n - at);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return io_error(path, "cannot write");
+        at += (size_t)put;
+    }
+    return KRON_OK;
+}
+
+kron_status file_write(const char *path, const void *data, size_t bytes)
+{
+    struct str temp = {0};
+
+    str_addf(&temp, "%s.%ld.part", path, (long)getpid());
+    KRON_TRY(temp.status);
+    int fd = open(str_get(&temp), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    kron_status status = fd < 0 ? io_error(path, "cannot create") : KRON_OK;
+    if (status == KRON_OK)
+        status = write_all(fd, data, bytes, path);
+    if (fd >= 0 && close(fd) != 0 && status == KRON_OK)
+        status = io_error(path, "cannot write");
+    if (status == KRON_OK && rename(str_get(&temp), path) != 0)
+        status = io_error(path, "cannot rename to this name");
+    if (status != KRON_OK && fd >= 0)
+        unlink(str_get(&temp));
+    str_free(&temp);
+    return status;
+}
