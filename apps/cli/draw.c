@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Drawing: a model, a session, a job, and files written as pictures come. */
 #define _POSIX_C_SOURCE 200809L
-#define _DEFAULT_SOURCE /* getentropy */
+#define _DEFAULT_SOURCE 1 /* getentropy */
 #include "cli.h"
 #include <signal.h>
 #include <stdio.h>
