@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT
+ * safetensors (huggingface.co/docs/safetensors): eight bytes of header length, a JSON header, then
+ * the data. Read without copying: tensors are views of the mapping. Every number of the header is
+ * checked, so that nobody after us has to. */
+#include "file/file_internal.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The reference implementation refuses longer headers. */
+static const size_t max_header = 100 * 1000 * 1000;
+
+struct meta {
+    const char *key, *value;
+};
+
+struct st_file {
+    struct mapped_file map;
+    const uint8_t *bytes; /* map.data, or the caller's memory */
+    size_t n_bytes;
+    struct arena mem;
+    const char *path;
+    struct tensor *tensors;
+    int64_t n;
+    struct meta *meta;
+    int64_t n_meta;
+    struct name_table names;
+};
+
+/* --- one tensor --- */
+
+static kron_status bad(const struct st_file *f, const char *name, const char *what)
+{
+    return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s': %s", f->path, name, what);
+}
+
+static kron_status read_shape(const struct st_file *f, const char *name, const json_t *shape,
+                              struct tensor *t, size_t *elements)
+{
+    size_t n = json_array_size(shape);
+
+    if (!json_is_array(shape) || n > TENSOR_MAX_DIMS)
+        return bad(f, name, "shape is not a list of at most 6 numbers");
+    *elements = 1;
+    for (int i = 0; i < TENSOR_MAX_DIMS; i++)
+        t->dim[i] = 1;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *d = json_array_get(shape, i);
+        json_int_t v = json_integer_value(d);
+        if (!json_is_integer(d) || v < 0 || !size_mul(*elements, (size_t)v, elements))
+            return bad(f, name, "shape holds a number that is negative, too large or no integer");
+        t->dim[i] = v;
+    }
+    t->n_dims = (int)n;
+    return KRON_OK;
+}
+
+static kron_status read_offsets(const struct st_file *f, const char *name, const json_t *offsets,
+                                size_t data_bytes, size_t *begin, size_t *end)
+{
+    const json_t *a = json_array_get(offsets, 0), *b = json_array_get(offsets, 1);
+
+    if (json_array_size(offsets) != 2 || !json_is_integer(a) || !json_is_integer(b))
+        return bad(f, name, "data_offsets is not a pair of integers");
+    if (json_integer_value(a) < 0 || json_integer_value(b) < json_integer_value(a))
+        return bad(f, name, "data_offsets is not a range");
+    *begin = (size_t)json_integer_value(a);
+    *end = (size_t)json_integer_value(b);
+    if (*end > data_bytes)
+        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' ends at byte %zu of the data, the file "
+                       "has %zu: is it truncated?", f->path, name, *end, data_bytes);
+    return KRON_OK;
+}
+
+static kron_status read_tensor(struct st_file *f, const char *name, const json_t *j,
+                               const uint8_t *data, size_t data_bytes, struct tensor *t)
+{
+    const char *type = json_string_value(json_object_get(j, "dtype"));
+    size_t elements = 0, want, begin = 0, end = 0;
+
+    if (!json_is_object(j) || type == NULL)
+        return bad(f, name, "header entry has no dtype");
+    if (!dtype_from_name(type, &t->type))
+        return err_set(KRON_ERR_UNSUPPORTED, "%s: tensor '%.200s': unknown dtype '%.40s'", f->path,
+                       name, type);
+    KRON_TRY(read_shape(f, name, json_object_get(j, "shape"), t, &elements));
+    KRON_TRY(read_offsets(f, name, json_object_get(j, "data_offsets"), data_bytes, &begin, &end));
+    if (!size_mul(elements, (size_t)dtype_info(t->type)->bytes, &want) || want != end - begin)
+        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' of %zu %s numbers has %zu bytes of data",
+                       f->path, name, elements, type, end - begin);
+    t->bytes = want;
+    t->data = data + begin;
+    t->name = arena_strdup(&f->mem, name);
+    return f->mem.status;
+}
+
+/* --- the header --- */
+
+static kron_status read_meta(struct st_file *f, const json_t *j)
+{
+    const char *key;
+    const json_t *value;
+
+    if (!json_is_object(j))
+        return err_set(KRON_ERR_FORMAT, "%s: __metadata__ is not an object", f->path);
+    f->meta = arena_alloc(&f->mem, (json_object_size(j) + 1) * sizeof *f->meta);
+    if (f->meta == NULL)
+        return f->mem.status;
+    json_object_foreach((json_t *)(uintptr_t)j, key, value)
+    {
+        if (!json_is_string(value))
+            return err_set(KRON_ERR_FORMAT, "%s: __metadata__ '%.200s' is not a string", f->path, key);
+        f->meta[f->n_meta].key = arena_strdup(&f->mem, key);
+        f->meta[f->n_meta].value = arena_strdup(&f->mem, json_string_value(value));
+        f->n_meta++;
+    }
+    return f->mem.status;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct tensor *x = a, *y = b;
+
+    if (x->data != y->data)
+        return (const char *)x->data < (const char *)y->data ? -1 : 1;
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
+}
+
+/* Sorted by place; two tensors on the same bytes are a lie about one of them. */
+static kron_status check_overlap(struct st_file *f)
+{
+    qsort(f->tensors, (size_t)f->n, sizeof *f->tensors, by_place);
+    for (int64_t i = 1; i < f->n; i++) {
+        const struct tensor *a = &f->tensors[i - 1], *b = &f->tensors[i];
+        if ((const char *)a->data + a->bytes > (const char *)b->data)
+            return err_set(KRON_ERR_FORMAT, "%s: tensors '%.200s' and '%.200s' overlap", f->path,
+                           a->name, b->name);
+    }
+    return KRON_OK;
+}
+
+static kron_status read_entries(struct st_file *f, json_t *header, size_t header_bytes)
+{
+    const uint8_t *data = f->bytes + 8 + header_bytes;
+    size_t data_bytes = f->n_bytes - 8 - header_bytes;
+    const char *name;
+    json_t *j;
+
+    f->tensors = arena_alloc(&f->mem, (json_object_size(header) + 1) * sizeof *f->tensors);
+    if (f->tensors == NULL)
+        return f->mem.status;
+    json_object_foreach(header, name, j)
+    {
+        if (strcmp(name, "__metadata__") == 0)
+            KRON_TRY(read_meta(f, j));
+        else
+            KRON_TRY(read_tensor(f, name, j, data, data_bytes, &f->tensors[f->n++]));
+    }
+    KRON_TRY(check_overlap(f));
+    KRON_TRY(names_create(&f->names, (size_t)f->n));
+    for (int64_t i = 0; i < f->n; i++)
+        names_add(&f->names, f->tensors[i].name, i);
+    return KRON_OK;
+}
+
+static kron_status read_header(struct st_file *f)
+{
+    uint64_t n = 0;
+    json_error_t e;
+
+    if (f->n_bytes < 8)
+        return err_set(KRON_ERR_FORMAT, "%s: %zu bytes are too few for a safetensors file", f->path,
+                       f->n_bytes);
+    for (int i = 0; i < 8; i++)
+        n |= (uint64_t)f->bytes[i] << 8 * i;
+    if (n > f->n_bytes - 8)
+        return err_set(KRON_ERR_FORMAT, "%s: not a safetensors file, or truncated: its header would "
+                       "have %llu bytes, the file has %zu", f->path, (unsigned long long)n,
+                       f->n_bytes);
+    if (n > max_header)
+        return err_set(KRON_ERR_FORMAT, "%s: a header of %llu bytes, expected at most %zu", f->path,
+                       (unsigned long long)n, max_header);
+    json_t *header = json_loadb((const char *)f->bytes + 8, (size_t)n, JSON_REJECT_DUPLICATES, &e);
+    if (header == NULL)
+        return err_set(KRON_ERR_FORMAT, "%s: the safetensors header is not JSON: %s", f->path, e.text);
+    kron_status status = json_is_object(header)
+                             ? read_entries(f, header, (size_t)n)
+                             : err_set(KRON_ERR_FORMAT, "%s: the header is not an object", f->path);
+    json_decref(header);
+    return status;
+}
+
+/* --- interface --- */
+
+static kron_status finish_open(struct st_file *f, struct st_file **out)
+{
+    kron_status status = read_header(f);
+
+    if (status != KRON_OK)
+        st_close(&f);
+    *out = f;
+    return status;
+}
+
+kron_status st_open(struct st_file **out, const char *path)
+{
+    struct st_file *f;
+    void *p;
+
+    *out = NULL;
+    KRON_TRY(mem_alloc(&p, sizeof *f, path));
+    f = p;
+    kron_status status = map_open(&f->map, path);
+    if (status != KRON_OK) {
+        mem_free(f);
+        return status;
+    }
+    f->path = f->map.path;
+    f->bytes = f->map.data;
+    f->n_bytes = f->map.bytes;
+    return finish_open(f, out);
+}
+
+kron_status st_open_memory(struct st_file **out, const void *data, size_t bytes, const char *name)
+{
+    struct st_file *f;
+    void *p;
+
+    *out = NULL;
+    KRON_TRY(mem_alloc(&p, sizeof *f, name));
+    f = p;
+    f->path = arena_strdup(&f->mem, name);
+    f->bytes = data;
+    f->n_bytes = bytes;
+    if (f->path == NULL) {
+        kron_status status = f->mem.status;
+        mem_free(f);
+        return status;
+    }
+    return finish_open(f, out);
+}
+
+void st_close(struct st_file **f)
+{
+    struct st_file *x = *f;
+
+    if (x == NULL)
+        return;
+    names_free(&x->names);
+    map_close(&x->map);
+    arena_free(&x->mem);
+    mem_free(x);
+    *f = NULL;
+}
+
+const char *st_path(const struct st_file *f)
+{
+    return f->path;
+}
+
+int64_t st_count(const struct st_file *f)
+{
+    return f->n;
+}
+
+const struct tensor *st_at(const struct st_file *f, int64_t i)
+{
+    return &f->tensors[i];
+}
+
+const struct tensor *st_find(const struct st_file *f, const char *name)
+{
+    int64_t i = names_find(&f->names, name);
+
+    return i < 0 ? NULL : &f->tensors[i];
+}
+
+const char *st_meta(const struct st_file *f, const char *key)
+{
+    for (int64_t i = 0; i < f->n_meta; i++)
+        if (strcmp(f->meta[i].key, key) == 0)
+            return f->meta[i].value;
+    return NULL;
+}
+
+int64_t st_meta_count(const struct st_file *f)
+{
+    return f->n_meta;
+}
+
+void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value)
+{
+    *key = f->meta[i].key;
+    *value = f->meta[i].value;
+}
