@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT
+ * kron/model.h: arguments are checked here, the work is done in pipeline/. */
+#include "pipeline/session.h"
+
+struct kron_model {
+    struct engine engine;
+};
+
+kron_status kron_model_open(kron_model **out, const kron_model_params *params)
+{
+    void *p;
+
+    if (out == NULL || params == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_open: expected a model and its files");
+    *out = NULL;
+    if (params->n_threads < 0 || params->n_threads > 1024)
+        return err_set(KRON_ERR_ARGUMENT, "%d threads: expected 0 (all cores) to 1024",
+                       params->n_threads);
+    if (params->prediction < KRON_PREDICTION_DETECT || params->prediction > KRON_PREDICTION_V)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_open: prediction %d is none of kron_prediction",
+                       (int)params->prediction);
+    KRON_TRY(mem_alloc(&p, sizeof **out, "a model"));
+    kron_model *m = p;
+    kron_status status = engine_open(&m->engine, params);
+    if (status != KRON_OK) {
+        mem_free(m);
+        return status;
+    }
+    *out = m;
+    return KRON_OK;
+}
+
+void kron_model_close(kron_model **m)
+{
+    if (m == NULL || *m == NULL)
+        return;
+    engine_close(&(*m)->engine);
+    mem_free(*m);
+    *m = NULL;
+}
+
+kron_model_info kron_model_get_info(const kron_model *m)
+{
+    const struct sd_model *model = &m->engine.model;
+    kron_model_info info = {.arch = model->arch, .arch_name = arch_name(model->arch),
+                            .prediction = m->engine.prediction,
+                            .backend = m->engine.device->name};
+
+    for (int i = 0; i < model->layers.n; i++) {
+        const struct layer *l = model->layers.at[i];
+        int64_t n = tensor_elements(&l->weight) + (l->bias.data ? l->out : 0);
+        info.weight_bytes += (int64_t)(l->weight.bytes + l->bias.bytes);
+        if (l->part == PART_UNET)
+            info.unet_parameters += n;
+        else if (l->part == PART_VAE)
+            info.vae_parameters += n;
+        else
+            info.text_parameters += n;
+    }
+    return info;
+}
+
+kron_status kron_adapter_open(kron_adapter **out, const char *path)
+{
+    if (out == NULL || path == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "kron_adapter_open: expected an adapter and a path");
+    return adapter_open_counted(out, path);
+}
+
+void kron_adapter_close(kron_adapter **a)
+{
+    if (a != NULL)
+        adapter_unref(a);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT
+ * Opening a model: files, device, tables that all its sessions share. */
+#include "pipeline/session.h"
+#include <string.h>
+
+static kron_status add_part(struct store *s, const char *tag, const char *path)
+{
+    return path != NULL && path[0] != '\0' ? store_add_file(s, tag, path) : KRON_OK;
+}
+
+/* A CLIP-G file is SDXL's second encoder where there is a CLIP-L beside it, else SD2's only one. */
+static kron_status add_files(struct store *s, const kron_model_params *p)
+{
+    bool any = p->model != NULL && p->model[0] != '\0';
+
+    if (!any && p->diffusion_model == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "no model file given");
+    if (any && path_is_dir(p->model))
+        KRON_TRY(store_add_folder(s, p->model));
+    else if (any)
+        KRON_TRY(store_add_file(s, "", p->model));
+    KRON_TRY(add_part(s, "unet", p->diffusion_model));
+    KRON_TRY(add_part(s, "text_encoder", p->clip_l));
+    KRON_TRY(add_part(s, any || p->clip_l ? "text_encoder_2" : "text_encoder", p->clip_g));
+    return add_part(s, "vae", p->vae);
+}
+
+static kron_status open_model(struct engine *e, const kron_model_params *p)
+{
+    struct store *store = NULL;
+
+    KRON_TRY(store_create(&store));
+    kron_status status = add_files(store, p);
+    if (status != KRON_OK) {
+        store_free(&store);
+        return status;
+    }
+    return model_load(&e->model, store);
+}
+
+static kron_status open_all(struct engine *e, const kron_model_params *p)
+{
+    KRON_TRY(open_model(e, p));
+    KRON_TRY(be_open(p->backend, p->n_threads, &e->device));
+    KRON_TRY(tok_create(&e->tokenizer));
+    KRON_TRY(adapter_names_create(&e->names, &e->model.layers));
+    e->prediction = p->prediction != KRON_PREDICTION_DETECT ? p->prediction : e->model.prediction;
+    if (e->prediction == KRON_PREDICTION_DETECT)
+        KRON_TRY(detect_prediction(e, &e->prediction));
+    log_info("%s, %s prediction, %d layers, device %s (%d threads)", arch_name(e->model.arch),
+             e->prediction == KRON_PREDICTION_V ? "v" : "eps", e->model.layers.n, e->device->name,
+             e->device->caps.n_threads);
+    return KRON_OK;
+}
+
+kron_status engine_open(struct engine *e, const kron_model_params *p)
+{
+    memset(e, 0, sizeof *e);
+    kron_status status = open_all(e, p);
+    if (status != KRON_OK)
+        engine_close(e);
+    return status;
+}
+
+void engine_close(struct engine *e)
+{
+    adapter_names_free(&e->names);
+    tok_free(&e->tokenizer);
+    be_close(&e->device);
+    model_free(&e->model);
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT
+ * Planned graphs of a session, made when first asked for and kept by shape. */
+#include "pipeline/session.h"
+#include <string.h>
+
+static const char *const net_names[] = {"text encoder", "text encoder 2", "unet", "vae decoder",
+                                        "vae encoder"};
+
+static void build(struct session *s, const struct net_key *k, struct graph *g)
+{
+    const struct sd_model *m = &s->e->model;
+
+    gr_init(g, net_names[k->kind]);
+    switch (k->kind) {
+    case NET_TE0:
+    case NET_TE1:
+        clip_graph(g, &m->te[k->kind - NET_TE0], k->n, (int)k->tokens, k->taps);
+        break;
+    case NET_UNET:
+        unet_graph(g, &m->unet, k->n, k->h, k->w, k->tokens, k->taps);
+        break;
+    case NET_DECODE:
+        vae_decode_graph(g, &m->vae, k->n, k->h, k->w);
+        break;
+    case NET_ENCODE:
+        vae_encode_graph(g, &m->vae, k->n, k->h, k->w);
+        break;
+    }
+}
+
+/* Merging beyond what is asked for may take a quarter of what the device has left. */
+static size_t merge_budget(const struct session *s)
+{
+    size_t all = s->params.max_memory > 0 ? (size_t)s->params.max_memory
+                                          : s->e->device->caps.memory_free;
+
+    return all / 4;
+}
+
+static kron_status make_binds(struct session *s, struct net *net)
+{
+    void *p;
+
+    KRON_TRY(mem_alloc_n(&p, (size_t)net->g.n_binds, sizeof *net->bind, net->g.name));
+    net->bind = p;
+    for (int i = 0; i < net->g.n_values; i++) {
+        const struct gr_value *v = &net->g.values[i];
+        if (v->bind >= 0)
+            KRON_TRY(be_buf_alloc(s->e->device, (size_t)gr_elements(v->shape) * 4,
+                                  &net->bind[v->bind]));
+    }
+    return KRON_OK;
+}
+
+static void net_free(struct session *s, struct net **net)
+{
+    struct net *n = *net;
+
+    if (n == NULL)
+        return;
+    be_plan_free(s->e->device, &n->plan);
+    for (int i = 0; n->bind != NULL && i < n->g.n_binds; i++)
+        be_buf_free(&n->bind[i]);
+    mem_free(n->bind);
+    gr_free(&n->g);
+    mem_free(n);
+    *net = NULL;
+}
+
+static kron_status compile(struct session *s, struct net *net)
+{
+    const struct delta_set *set = s->set ? adapter_set_deltas(s->set) : NULL;
+    double start = clock_seconds();
+
+    build(s, &net->key, &net->g);
+    KRON_TRY(gr_plan(&net->g));
+    gr_choose_routes(&net->g, set, (enum gr_apply)s->params.apply, &s->e->device->caps.rates,
+                     merge_budget(s));
+    KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
+    KRON_TRY(make_binds(s, net));
+    log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
+              "planned in %.0f ms", net->g.name, (double)be_plan_bytes(s->e->device, net->plan) / 1e6,
+              (double)net->g.arena_bytes / 1e6, (double)net->g.lower_bound / 1e6,
+              (double)(be_plan_bytes(s->e->device, net->plan) - net->g.arena_bytes) / 1e6,
+              (clock_seconds() - start) * 1e3);
+    return KRON_OK;
+}
+
+static bool same_key(const struct net_key *a, const struct net_key *b)
+{
+    return a->kind == b->kind && a->n == b->n && a->h == b->h && a->w == b->w &&
+           a->tokens == b->tokens && a->taps == b->taps;
+}
+
+/* A free slot, or that of the net longest unused. */
+static struct net **slot_for(struct session *s)
+{
+    struct net **oldest = &s->nets[0];
+
+    for (int i = 0; i < MAX_NETS; i++) {
+        if (s->nets[i] == NULL)
+            return &s->nets[i];
+        if (s->nets[i]->used < (*oldest)->used)
+            oldest = &s->nets[i];
+    }
+    net_free(s, oldest);
+    return oldest;
+}
+
+kron_status net_get(struct session *s, const struct net_key *key, struct net **out)
+{
+    void *p;
+
+    for (int i = 0; i < MAX_NETS; i++)
+        if (s->nets[i] != NULL && same_key(&s->nets[i]->key, key)) {
+            s->nets[i]->used = ++s->clock;
+            *out = s->nets[i];
+            return KRON_OK;
+        }
+    KRON_TRY(mem_alloc(&p, sizeof **out, net_names[key->kind]));
+    struct net *net = p;
+    net->key = *key;
+    net->used = ++s->clock;
+    kron_status status = compile(s, net);
+    if (status != KRON_OK) {
+        net_free(s, &net);
+        return status;
+    }
+    *slot_for(s) = net;
+    *out = net;
+    return KRON_OK;
+}
+
+static struct be_buf *buffer(struct net *net, const char *name, int64_t n)
+{
+    int i = gr_bind(&net->g, name);
+
+    KRON_ASSERT(i >= 0 && net->bind[i]->bytes == (size_t)n * 4);
+    return net->bind[i];
+}
+
+kron_status net_write(struct net *net, const char *name, const void *data, int64_t n)
+{
+    return be_buf_write(buffer(net, name, n), 0, data, (size_t)n * 4);
+}
+
+kron_status net_read(struct net *net, const char *name, float *data, int64_t n)
+{
+    return be_buf_read(buffer(net, name, n), 0, data, (size_t)n * 4);
+}
+
+kron_status net_run(struct session *s, struct net *net)
+{
+    size_t bytes = be_plan_bytes(s->e->device, net->plan);
+
+    if (net->key.kind == NET_UNET)
+        s->buffers.unet = bytes;
+    else if (net->key.kind == NET_TE0 || net->key.kind == NET_TE1)
+        s->buffers.text_encoder = bytes;
+    else
+        s->buffers.vae = bytes;
+    return be_plan_run(s->e->device, net->plan, net->bind, s->strengths);
+}
+
+void nets_drop(struct session *s, enum net_kind kind)
+{
+    for (int i = 0; i < MAX_NETS; i++)
+        if (s->nets[i] != NULL && s->nets[i]->key.kind == kind)
+            net_free(s, &s->nets[i]);
+}
+
+void nets_drop_all(struct session *s)
+{
+    for (int i = 0; i < MAX_NETS; i++)
+        net_free(s, &s->nets[i]);
+}
+
+kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes)
+{
+    struct graph g;
+
+    build(s, key, &g);
+    kron_status status = gr_plan(&g);
+    *bytes = g.arena_bytes;
+    gr_free(&g);
+    return status;
+}

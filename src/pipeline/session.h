@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT
+ * pipeline/ - from a prompt to pictures: loads a model, keeps its planned graphs, encodes text,
+ * runs the sampler, decodes. Knows no HTTP and no argv; may see all of src/.
+ *
+ *   generate.c   a job from start to end          text.c     prompts -> conditions
+ *   denoise.c    one guided network call          latent.c   images <-> latents, tiles, previews
+ *   net.c        planned graphs, cached by shape  engine.c   what sessions of one model share
+ *   session.c    adapters of a session            metadata.c the "parameters" text */
+#ifndef PIPELINE_SESSION_H
+#define PIPELINE_SESSION_H
+#include "adapter/adapter.h"
+#include "backend/backend.h"
+#include "model/model.h"
+#include "model/prompt.h"
+#include <kron/session.h>
+
+/* --- what sessions of one model share; immutable (engine.c) --- */
+
+struct engine {
+    struct sd_model model;
+    struct be_device *device;
+    struct tokenizer *tokenizer;
+    struct adapter_names *names;
+    kron_prediction prediction; /* EPS or V */
+};
+
+kron_status engine_open(struct engine *e, const kron_model_params *p);
+void engine_close(struct engine *e);
+
+/* A counted adapter file, so that sessions keep what a caller has closed. */
+struct kron_adapter {
+    struct adapter_file *file;
+    int refs; /* changed atomically */
+};
+kron_status adapter_open_counted(kron_adapter **out, const char *path);
+kron_adapter *adapter_ref(kron_adapter *a);
+void adapter_unref(kron_adapter **a);
+
+/* --- planned graphs (net.c) --- */
+
+enum net_kind { NET_TE0, NET_TE1, NET_UNET, NET_DECODE, NET_ENCODE };
+
+struct net_key {
+    enum net_kind kind;
+    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, 0, 0 */
+    int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
+    bool taps;
+};
+
+struct net {
+    struct net_key key;
+    struct graph g;
+    struct be_plan *plan;
+    struct be_buf **bind;
+    unsigned long used; /* for dropping the one longest unused */
+};
+
+enum { MAX_NETS = 6, MAX_LORAS = 16 };
+
+/* Adapters in use, each a counted reference. */
+struct use_list {
+    kron_adapter_use *at;
+    size_t n;
+};
+
+struct session {
+    struct engine *e;
+    kron_session_params params;
+
+    struct use_list own;         /* what kron_session_set_adapters() gave */
+
+    /* What is bound now: the above and those of the last job's prompt. */
+    struct use_list bound;
+    struct adapter_set *set;     /* NULL: no adapters */
+    float *strengths;            /* of a run; NULL where set is */
+    struct be_weights *weights;
+    struct str report;
+
+    struct net *nets[MAX_NETS];
+    unsigned long clock;
+    kron_buffers buffers;
+    kron_adapter *lora[MAX_LORAS]; /* files opened for prompt tags, found again by path */
+    int next_lora;                 /* the slot to reuse next */
+};
+
+/* The net of that key, planned and compiled, from the cache where it is there. Valid until the
+ * next net_get() or change of adapters. */
+kron_status net_get(struct session *s, const struct net_key *key, struct net **out);
+/* Writes an input, reads an output, by name; n floats or int32s must be the value's size. */
+kron_status net_write(struct net *net, const char *name, const void *data, int64_t n);
+kron_status net_read(struct net *net, const char *name, float *data, int64_t n);
+kron_status net_run(struct session *s, struct net *net);
+/* Drops planned graphs of one kind, to give their memory back. */
+void nets_drop(struct session *s, enum net_kind kind);
+void nets_drop_all(struct session *s);
+/* Bytes of the compute buffer that a net of this key would take, without making it. */
+kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes);
+
+/* --- sessions and their adapters (session.c) --- */
+
+kron_status session_create(struct session **out, struct engine *e, const kron_session_params *p);
+void session_free(struct session **s);
+kron_status session_set_adapters(struct session *s, const kron_adapter_use *uses, size_t n);
+/* Binds the session's own adapters and those that `prompt` names in `lora_dir`. */
+kron_status session_bind_prompt(struct session *s, const struct prompt *prompt,
+                                const char *lora_dir);
+
+/* --- text (text.c) --- */
+
+/* What the UNet gets of a prompt. Owned arrays; free with condition_free(). */
+struct condition {
+    float *context; /* [tokens, context_width] */
+    float *pooled;  /* [pooled_width]; NULL but for SDXL */
+    int64_t tokens;
+};
+void condition_free(struct condition *c);
+/* Encodes both prompts to the same number of windows. negative NULL: only the first is made.
+ * An empty negative prompt of SDXL gives zeros, as its training and diffusers have it. */
+kron_status encode_prompts(struct session *s, const struct prompt *positive,
+                           const struct prompt *negative, int clip_skip, struct condition *pos,
+                           struct condition *neg);
+/* One encoder over n windows of ids; context[n*77, width], pooled (NULL: not wanted) of the first. */
+kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
+                           float *context, float *pooled);
+
+/* --- one guided call (denoise.c) --- */
+
+struct denoise {
+    struct session *s;
+    const struct condition *pos, *neg; /* neg NULL: no guidance */
+    float cfg;
+    int64_t h, w;        /* latent */
+    bool both;           /* both halves in one batch */
+    float sizes[6];      /* SDXL: height, width, crop top, left, target height, width */
+    const float *extra;  /* inpainting checkpoints: [h, w, in_channels - 4]; else NULL */
+    float *in, *out;     /* scratch: 2 samples each */
+};
+kron_status denoise_init(struct denoise *d, struct session *s, const struct condition *pos,
+                         const struct condition *neg, float cfg, int64_t h, int64_t w);
+void denoise_fini(struct denoise *d);
+/* Raw guided prediction u + cfg (c - u) for x[h, w, 4] (already scaled) at timestep t. */
+kron_status denoise_raw(struct denoise *d, const float *x, double t, float *out);
+/* EPS or V, by one call of the network, for SD2 files that do not say. */
+kron_status detect_prediction(struct engine *e, kron_prediction *out);
+
+/* --- images and latents (latent.c): NHWC floats --- */
+
+struct tiling {
+    bool on;
+    int tile;       /* side in latent pixels */
+    double overlap; /* share of a tile */
+};
+/* latent[h, w, 4] as the UNet sees it -> image[8h, 8w, 3] in [-1, 1], not clamped. */
+kron_status latent_decode(struct session *s, const float *latent, int64_t h, int64_t w,
+                          const struct tiling *t, float *image);
+/* image[8h, 8w, 3] in [-1, 1] -> latent[h, w, 4] as the UNet sees it (the mean). */
+kron_status latent_encode(struct session *s, const float *image, int64_t h, int64_t w,
+                          const struct tiling *t, float *latent);
+/* A small picture [h, w] from a linear projection of the latent. */
+kron_status latent_preview(const struct session *s, const float *latent, int64_t h, int64_t w,
+                           kron_image *out);
+kron_status image_from_floats(const float *image, int64_t h, int64_t w, kron_image *out);
+void nchw_to_nhwc(const float *in, int64_t c, int64_t h, int64_t w, float *out);
+void nhwc_to_nchw(const float *in, int64_t c, int64_t h, int64_t w, float *out);
+
+/* --- jobs (generate.c, metadata.c) --- */
+
+kron_status session_generate(struct session *s, const kron_job *job, kron_image *images);
+void job_parameters(const struct session *s, const kron_job *job, int image_index,
+                    const char *model_name, struct str *out);
+
+#endif
