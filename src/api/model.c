@@ -2,10 +2,6 @@
  * kron/model.h: arguments are checked here, the work is done in pipeline/. */
 #include "pipeline/session.h"
 
-struct kron_model {
-    struct engine engine;
-};
-
 kron_status kron_model_open(kron_model **out, const kron_model_params *params)
 {
     void *p;

@@ -22,8 +22,7 @@ kron_status kron_session_create(kron_session **out, kron_model *m,
                        "of range", (int)params->apply, (long long)params->max_memory);
     KRON_TRY(mem_alloc(&p, sizeof **out, "a session"));
     kron_session *s = p;
-    /* A model's handle is its engine: the first member. */
-    kron_status status = session_create(&s->s, (struct engine *)m, params);
+    kron_status status = session_create(&s->s, &m->engine, params);
     if (status != KRON_OK) {
         mem_free(s);
         return status;

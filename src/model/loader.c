@@ -24,7 +24,8 @@ const struct tensor *loader_tensor(const struct loader *ld, const char *native, 
         const struct tensor *t;
         if (!store_has_tag(ld->m->store, tags[i]))
             continue;
-        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL)
+        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL ||
+            (t = find(ld, tags[i], ld->prefix, name)) != NULL) /* CLIP-L has these names anywhere */
             return t;
         if (i == 0 && ((t = find(ld, tags[i], ld->prefix2, name)) != NULL ||
                        (t = find(ld, tags[i], "", native)) != NULL ||

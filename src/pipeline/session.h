@@ -24,6 +24,11 @@ struct engine {
     kron_prediction prediction; /* EPS or V */
 };
 
+/* The public handle of an engine. */
+struct kron_model {
+    struct engine engine;
+};
+
 kron_status engine_open(struct engine *e, const kron_model_params *p);
 void engine_close(struct engine *e);
 
