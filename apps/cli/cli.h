@@ -13,7 +13,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 enum mode { MODE_IMG_GEN, MODE_METADATA, MODE_HELP, MODE_TXT2IMG, MODE_IMG2IMG };
 enum preview { PREVIEW_NONE, PREVIEW_PROJ, PREVIEW_VAE };
 
-enum { SIZE_UNSET = -1, MAX_SIDE = 16384, MAX_STEPS = 1000 };
+enum { SIZE_UNSET = -1, MAX_SIDE = 16384, MAX_STEPS = 999 };
 
 /* What the command line says. Strings point into argv unless noted. */
 struct options {

@@ -189,22 +189,19 @@ static kron_status open_model(struct run *r)
     kron_status status = kron_model_open(&r->model, &files);
     if (status == KRON_OK)
         status = kron_session_create(&r->session, r->model, &how);
-    if (status != KRON_OK)
-        return status;
-    kron_model_info info = kron_model_get_info(r->model);
-    note("model: %s, %s prediction, UNet %.1f M, text %.1f M, VAE %.1f M numbers, on %s",
-         info.arch_name, info.prediction == KRON_PREDICTION_V ? "v" : "eps",
-         (double)info.unet_parameters / 1e6, (double)info.text_parameters / 1e6,
-         (double)info.vae_parameters / 1e6, info.backend);
-    return KRON_OK;
+    return status;
 }
 
 static void show_details(const struct run *r)
 {
-    const double mb = 1024 * 1024;
+    const double mb = 1e6; /* as the library's messages */
     const char *report = kron_session_adapter_report(r->session);
     if (report != NULL && report[0] != '\0')
         fprintf(stderr, "%s%s", report, report[strlen(report) - 1] == '\n' ? "" : "\n");
+    kron_model_info info = kron_model_get_info(r->model);
+    note("numbers: text encoder %.1f M, unet %.1f M, vae %.1f M; weights %.1f MB",
+         (double)info.text_parameters / 1e6, (double)info.unet_parameters / 1e6,
+         (double)info.vae_parameters / 1e6, (double)info.weight_bytes / mb);
     kron_buffers b = kron_session_buffers(r->session);
     note("compute buffers: text encoder %.1f MB, unet %.1f MB, vae %.1f MB",
          (double)b.text_encoder / mb, (double)b.unet / mb, (double)b.vae / mb);
