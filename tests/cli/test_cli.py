@@ -203,8 +203,8 @@ class BadFiles(Case):
                 shapes[key + ".lora_up.weight"] = [width, 4]
                 shapes[key + ".alpha"] = []
         self.make("xl.safetensors", tensors(shapes))
-        self.refuse(1, ["xl", "0 of 6", "for SDXL", "SD 1.x"], "-m", MODEL, "-W", 64, "-H", 64, "--steps", 1,
-                    "--lora-model-dir", ".", "-p", "x <lora:xl:1>", "-o", "out/a.png")
+        self.refuse(1, ["xl", "0 of 6", "for SDXL", "SD 1.x"], "-m", MODEL, "-W", 64, "-H", 64,
+                    "--steps", 1, "--lora-model-dir", ".", "-p", "x <lora:xl:1>", "-o", "out/a.png")
 
     def test_a_missing_or_damaged_adapter_is_named(self):
         self.make("bad.safetensors", safetensors({}, length=1 << 50))
