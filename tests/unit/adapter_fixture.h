@@ -140,6 +140,14 @@ struct fx_table {
     struct layer *layers;
 };
 
+static inline char *fx_copy(const char *s)
+{
+    char *p = malloc(strlen(s) + 1);
+
+    assert_non_null(p);
+    return strcpy(p, s);
+}
+
 /* tests/golden/adapter/layers_ARCH.txt as a table without weights. */
 static inline void fx_table_read(struct fx_table *t, const char *arch)
 {
@@ -168,8 +176,8 @@ static inline void fx_table_read(struct fx_table *t, const char *arch)
                             .kind = kind[0] == 'n'   ? LAYER_NORM
                                     : kind[0] == 'c' ? LAYER_CONV
                                                      : LAYER_LINEAR,
-                            .name = strdup(name),
-                            .native = strdup(native),
+                            .name = fx_copy(name),
+                            .native = fx_copy(native),
                             .out = d[0],
                             .in = d[1],
                             .kh = (int)d[2],

@@ -220,6 +220,8 @@ static void w2_of_another_width_is_reported(void **state)
                      KRON_ERR_SHAPE);
     assert_non_null(strstr(kron_error_detail(), "w1 [4, 4] and w2 [6, 7] do not make the layer's "
                                                 "[24, 20]"));
+    assert_int_equal(adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, o.names, true),
+                     KRON_ERR_SHAPE);
     adapter_close(&f);
     fx_free(&file);
     adapter_names_free(&o.names);

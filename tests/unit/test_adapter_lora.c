@@ -169,11 +169,54 @@ static void peft_keeps_alpha_in_its_config(void **state)
                        0);
 }
 
+/* Kernels read factors where they lie: no type that they do not know, no odd address. */
+static void factors_are_fit_for_kernels(void **state)
+{
+    const struct {
+        enum dtype type, want;
+        int64_t before; /* bytes in front of the factors */
+        bool is_view;
+    } cases[] = {{DT_F16, DT_F16, 2, true},
+                 {DT_F16, DT_F32, 1, false},
+                 {DT_F32, DT_F32, 2, false},
+                 {DT_F8_E4M3, DT_F8_E4M3, 1, true},
+                 {DT_F64, DT_F32, 8, false}};
+    uint64_t seed = 9;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fx_file file = {0};
+        struct fx_one o;
+        struct adapter_file *f;
+        struct adapter_set *set;
+        struct delta d;
+        int64_t out = 6;
+
+        fx_one_create(&o, out, 8, 1, 1, false);
+        fx_add(&file, "bundle_emb.filler", DT_F8_E4M3, &seed, FX_DIMS(cases[i].before));
+        fx_add(&file, "lora_unet_conv_in.lora_down.weight", cases[i].type, &seed, FX_DIMS(2, 8));
+        fx_add(&file, "lora_unet_conv_in.lora_up.weight", cases[i].type, &seed, FX_DIMS(out, 2));
+        assert_int_equal(fx_open(&file, &f, NULL), KRON_OK);
+        assert_int_equal(adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, o.names, true),
+                         KRON_OK);
+        d = delta_set_list(adapter_set_deltas(set), &o.layer).at[0];
+        assert_int_equal(d.a.type, cases[i].want);
+        assert_int_equal(d.b.type, cases[i].want);
+        assert_int_equal((uintptr_t)d.b.data % (size_t)dtype_info(d.b.type)->bytes, 0);
+        assert_int_equal(adapter_set_bytes(set), cases[i].is_view ? 0 : 4 * (2 * 8 + 6 * 2));
+        adapter_set_free(&set);
+        adapter_close(&f);
+        fx_free(&file);
+        adapter_names_free(&o.names);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lora_is_its_definition),
         cmocka_unit_test(full_difference_is_itself),
+        cmocka_unit_test(factors_are_fit_for_kernels),
         cmocka_unit_test(alpha_is_divided_by_the_rank),
         cmocka_unit_test(peft_keeps_alpha_in_its_config),
     };

@@ -178,7 +178,8 @@ static void the_nearest_name_is_told(void **state)
     (void)state;
     fx_table_read(&t, "sd15");
     assert_int_equal(adapter_names_create(&n, &t.table), KRON_OK);
-    m = adapter_names_find(n, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn3_to_q");
+    m = adapter_names_find(
+        n, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn3_to_q");
     assert_int_equal(m.found, ADAPTER_NOT_FOUND);
     assert_non_null(m.layer);
     assert_true(str_starts(m.layer->name, "down_blocks.0.attentions.0.transformer_blocks.0.attn"));

@@ -304,7 +304,8 @@ static void no_memory_is_an_error(void **state)
     fx_table_read(&t, "sd15");
     fill_mixed(&file);
     fx_add(&file, "lora_unet_time_embedding_linear_1.lokr_w2", DT_F16, &seed, FX_DIMS(32, 8));
-    fx_add_meta(&file, "{\"lora_adapter_metadata\":\"{\\\"unet.alpha_pattern\\\":{\\\"a\\\":1}}\"}");
+    fx_add_meta(&file,
+                "{\"lora_adapter_metadata\":\"{\\\"unet.alpha_pattern\\\":{\\\"a\\\":1}}\"}");
     assert_int_equal(fx_open(&file, &f, NULL), KRON_OK); /* makes file.bytes */
     adapter_close(&f);
     for (long n = 1;; n++) {
