@@ -21,6 +21,9 @@ MODELS = os.path.join(ROOT, "models")
 MODEL = os.path.join(MODELS, "emoji-sd.safetensors")
 PROGRAM = None
 
+# Waiting threads sleep: on a busy machine spinning ones make each small picture take seconds.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def safetensors(header, data=b"", length=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
