@@ -17,7 +17,7 @@ static kron_status open_regular(const char *path, int *fd, size_t *bytes)
 {
     struct stat st;
 
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for its writer */
     if (*fd < 0)
         return io_error(path, "cannot open");
     if (fstat(*fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0) {

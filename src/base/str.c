@@ -125,6 +125,8 @@ bool str_to_double(const char *s, double *out)
             now = none; /* another thread's came first */
         }
     }
+    if (s[strspn(s, "+-0")] == 'x' || s[strspn(s, "+-0")] == 'X') /* as for integers: decimal only */
+        return false;
     *out = strtod_l(s, &end, now);
     return *end == '\0' && end != s && isfinite(*out);
 }
