@@ -25,7 +25,8 @@ const char *st_meta(const struct st_file *f, const char *key);
 int64_t st_meta_count(const struct st_file *f);
 void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value);
 
-/* A tensor to be written. Data is row-major in `type`. */
+/* Writes tensors, their data row-major in `type`. Names, and keys of the metadata, must be UTF-8
+ * and differ: KRON_ERR_ARGUMENT. */
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta);
 

@@ -47,7 +47,8 @@ static kron_status read_shape(const struct st_file *f, const char *name, const j
     for (size_t i = 0; i < n; i++) {
         const json_t *d = json_array_get(shape, i);
         json_int_t v = json_integer_value(d);
-        if (!json_is_integer(d) || v < 0 || !size_mul(*elements, (size_t)v, elements))
+        if (!json_is_integer(d) || v < 0 || !size_mul(*elements, (size_t)v, elements) ||
+            *elements > INT64_MAX)
             return bad(f, name, "shape holds a number that is negative, too large or no integer");
         t->dim[i] = v;
     }

@@ -20,16 +20,19 @@ static char *header_text(const struct tensor *tensors, int64_t n, const char *co
 {
     json_t *header = json_object(), *m = json_object();
     size_t at = 0;
-    char *text;
+    char *text = NULL;
 
     for (int64_t i = 0; i < n_meta; i++)
         json_object_set_new(m, meta[2 * i], json_string(meta[2 * i + 1]));
+    bool whole = (int64_t)json_object_size(m) == n_meta;
     if (n_meta > 0)
         json_object_set(header, "__metadata__", m);
     json_decref(m);
     for (int64_t i = 0; i < n; at += tensors[i].bytes, i++)
         json_object_set_new(header, tensors[i].name, entry(&tensors[i], at));
-    text = json_dumps(header, JSON_COMPACT);
+    /* A name given twice, or not UTF-8, would leave its data without an entry. */
+    if (whole && (int64_t)json_object_size(header) == n + (n_meta > 0))
+        text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
     return text;
 }
@@ -50,15 +53,16 @@ kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
     char *text = header_text(tensors, n, meta_key_value, n_meta);
 
     if (text == NULL)
-        return err_set(KRON_ERR_MEMORY, "%s: out of memory for the header, or a name is not UTF-8",
-                       path);
+        return err_set(KRON_ERR_ARGUMENT, "%s: cannot write the header: names must be UTF-8 and "
+                       "differ", path);
     size_t pad = (8 - strlen(text) % 8) % 8; /* data begins at a multiple of 8 */
     add_length(&out, strlen(text) + pad);
     str_add(&out, text);
     str_add_n(&out, "        ", pad);
     free(text);
     for (int64_t i = 0; i < n; i++)
-        str_add_n(&out, tensors[i].data, tensors[i].bytes);
+        if (tensors[i].bytes > 0)
+            str_add_n(&out, tensors[i].data, tensors[i].bytes);
     kron_status status = out.status;
     if (status == KRON_OK)
         status = file_write(path, out.s, out.len);
