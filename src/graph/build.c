@@ -191,11 +191,14 @@ static gr_ref add_conv(struct graph *g, struct gr_op op, gr_ref vec, gr_ref resi
 
     if (!expect(g, s.c == l->in, "convolution", l, op.in[0], GR_NONE))
         return GR_NONE;
-    s.h = (s.h + op.pad_top + op.pad_bottom - l->kh) / op.stride + 1;
-    s.w = (s.w + op.pad_left + op.pad_right - l->kw) / op.stride + 1;
+    s.h += op.pad_top + op.pad_bottom - l->kh;
+    s.w += op.pad_left + op.pad_right - l->kw;
+    if (s.h < 0 || s.w < 0)
+        return fail(g, err_set(KRON_ERR_SHAPE, "%s: convolution '%s' has a window of %d x %d, "
+                               "larger than its padded input", g->name, l->name, l->kh, l->kw));
+    s.h = s.h / op.stride + 1;
+    s.w = s.w / op.stride + 1;
     s.c = l->out;
-    if (!expect(g, s.h > 0 && s.w > 0, "convolution", l, op.in[0], GR_NONE))
-        return GR_NONE;
     if (vec != GR_NONE &&
         !expect(g, v.n == s.n && v.h * v.w == 1 && v.c == s.c, "channel sum", NULL, op.in[0], vec))
         return GR_NONE;
