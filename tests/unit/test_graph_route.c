@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT
+ * The cost model: which route a layer with deltas gets, and what deltas cost and are. */
+#include "graph_fixture.h"
+#include <math.h>
+#include <setjmp.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct gr_rates rates = {50e9, 5e9, 5e9, 10e9};
+
+enum { N_LAYERS = 2 };
+
+/* Two linear layers of 1024 x 1024 with one delta each, the second without in some cases. */
+struct net {
+    struct graph g;
+    struct layer layer[N_LAYERS];
+    struct delta delta[N_LAYERS];
+    struct delta_list list[N_LAYERS];
+    struct delta_set set;
+};
+
+static struct tensor present(void)
+{
+    static const float one = 1;
+    struct tensor t = {.data = &one, .bytes = 4, .type = DT_F32, .dim = {1, 1, 1, 1, 1, 1},
+                       .name = "factor"};
+
+    return t;
+}
+
+static struct delta kron_delta(int64_t out, int64_t in, int64_t factor)
+{
+    struct delta d = {.kind = DELTA_KRON, .scale = 1, .w1 = present(), .w2 = present(),
+                      .up = factor, .uq = factor, .vp = out / factor, .vq = in / factor};
+
+    return d;
+}
+
+static struct delta low_rank_delta(int64_t rank)
+{
+    struct delta d = {.kind = DELTA_LOW_RANK, .scale = 1, .rank = rank, .a = present(),
+                      .b = present()};
+
+    return d;
+}
+
+static void start(struct net *n, int64_t rows, struct delta d)
+{
+    memset(n, 0, sizeof *n);
+    gr_init(&n->g, "net");
+    gr_ref x = gr_input(&n->g, "x", GR_F32, fx_shape(1, 1, rows, 1024));
+    for (int i = 0; i < N_LAYERS; i++) {
+        n->layer[i] = fx_layer(LAYER_LINEAR, i ? "second" : "first", 1024, 1024, 1);
+        n->layer[i].id = i;
+        n->delta[i] = d;
+        n->list[i] = (struct delta_list){1, &n->delta[i]};
+        x = gr_linear(&n->g, x, &n->layer[i], ACT_NONE, GR_NONE);
+    }
+    gr_output(&n->g, gr_act(&n->g, x, ACT_SILU), "y");
+    n->set = (struct delta_set){n->list, N_LAYERS, 2};
+}
+
+/* Routes of the two layers as text: w, a or m each. */
+static const char *routes(struct net *n, enum gr_apply mode, size_t budget)
+{
+    static char text[N_LAYERS + 1];
+
+    gr_choose_routes(&n->g, &n->set, mode, &rates, budget);
+    for (int i = 0; i < N_LAYERS; i++)
+        text[i] = "wam"[n->g.ops[i].route];
+    return text;
+}
+
+static void few_rows_take_activations_many_the_weight(void **state)
+{
+    struct delta kinds[] = {kron_delta(1024, 1024, 4), low_rank_delta(16), low_rank_delta(128)};
+    struct net n;
+
+    (void)state;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        start(&n, 1, kinds[k]);
+        assert_string_equal(routes(&n, APPLY_AT_RUNTIME, 0), "aa");
+        gr_free(&n.g);
+        start(&n, 16384, kinds[k]);
+        assert_string_equal(routes(&n, APPLY_AT_RUNTIME, 0), "ww");
+        gr_free(&n.g);
+    }
+}
+
+/* One change of mind at most between one row and many. */
+static void the_choice_turns_once(void **state)
+{
+    struct net n;
+    char last = 'a';
+    int turns = 0;
+
+    (void)state;
+    for (int64_t rows = 1; rows <= 16384; rows += rows / 8 + 1) {
+        start(&n, rows, kron_delta(1024, 1024, 8));
+        char now = routes(&n, APPLY_AT_RUNTIME, SIZE_MAX)[0];
+        turns += now != last;
+        last = now;
+        gr_free(&n.g);
+    }
+    assert_int_equal(turns, 1);
+    assert_int_equal(last, 'w');
+}
+
+static void modes_are_obeyed(void **state)
+{
+    static const int64_t rows[] = {1, 77, 4096, 16384};
+    struct net n;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (int k = 0; k < 2; k++) {
+            start(&n, rows[i], k ? low_rank_delta(64) : kron_delta(1024, 1024, 16));
+            assert_string_equal(routes(&n, APPLY_IMMEDIATELY, 0), "mm"); /* whatever the budget */
+            assert_null(strchr(routes(&n, APPLY_AT_RUNTIME, SIZE_MAX), 'm'));
+            assert_null(strchr(routes(&n, APPLY_AUTO, 0), 'm'));
+            gr_free(&n.g);
+        }
+}
+
+/* With 77 rows the weight pass costs more than 3 % of the product: merging pays where there is
+ * room. With 4096 rows it does not. */
+static void merging_keeps_to_its_budget(void **state)
+{
+    const size_t one = 1024 * 1024 * 4;
+    struct net n;
+
+    (void)state;
+    start(&n, 77, kron_delta(1024, 1024, 4));
+    assert_string_equal(routes(&n, APPLY_AUTO, 2 * one), "mm");
+    assert_string_equal(routes(&n, APPLY_AUTO, 2 * one - 1), "mw");
+    assert_string_equal(routes(&n, APPLY_AUTO, one), "mw");
+    assert_string_equal(routes(&n, APPLY_AUTO, one - 1), "ww");
+    gr_free(&n.g);
+    start(&n, 4096, kron_delta(1024, 1024, 4));
+    assert_string_equal(routes(&n, APPLY_AUTO, SIZE_MAX), "ww");
+    gr_free(&n.g);
+}
+
+static void layers_without_deltas_are_left_alone(void **state)
+{
+    static const enum gr_apply modes[] = {APPLY_AUTO, APPLY_IMMEDIATELY, APPLY_AT_RUNTIME};
+    struct net n;
+
+    (void)state;
+    start(&n, 1, low_rank_delta(4));
+    n.list[1].n = 0;
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        assert_int_equal(routes(&n, modes[i], SIZE_MAX)[1], 'w');
+        assert_true(n.g.ops[0].route != ROUTE_WEIGHT); /* the other one is not */
+    }
+    assert_int_equal(delta_set_list(NULL, &n.layer[0]).n, 0);
+    gr_choose_routes(&n.g, NULL, APPLY_IMMEDIATELY, &rates, SIZE_MAX); /* no adapters at all */
+    assert_true(n.g.ops[0].route == ROUTE_WEIGHT && n.g.ops[1].route == ROUTE_WEIGHT);
+    n.set.n_layers = 1; /* a layer that the set does not know */
+    assert_string_equal(routes(&n, APPLY_IMMEDIATELY, 0), "mw");
+    gr_free(&n.g);
+}
+
+static void keep_line(kron_log_level level, const char *line, void *user)
+{
+    if (level == KRON_LOG_DEBUG)
+        snprintf(user, 256, "%s", line);
+}
+
+static void each_choice_is_logged(void **state)
+{
+    char line[256] = "";
+    struct net n;
+
+    (void)state;
+    start(&n, 1, low_rank_delta(4));
+    kron_log_set(keep_line, line);
+    routes(&n, APPLY_AT_RUNTIME, 0);
+    kron_log_set(NULL, NULL);
+    assert_true(str_starts(line, "net: route activation second (1 deltas, 1 rows: weight "));
+    gr_free(&n.g);
+}
+
+/* --- what a delta is: the definition against sums written out --- */
+
+static struct tensor matrix(const float *data, int64_t rows, int64_t cols)
+{
+    struct tensor t = {.data = data, .bytes = (size_t)(rows * cols) * 4, .type = DT_F32, .n_dims = 2,
+                       .dim = {rows, cols, 1, 1, 1, 1}, .name = "m"};
+
+    return t;
+}
+
+static void expect_delta(const struct delta *d, const struct layer *l, const double *want)
+{
+    double w[24], part[24];
+    int64_t k = layer_k(l);
+
+    assert_true(l->out * k <= 24);
+    for (int i = 0; i < 24; i++)
+        w[i] = part[i] = 100;
+    delta_add_ref(d, l, 0.5f, 0, l->out, w);
+    for (int64_t i = 0; i < l->out * k; i++)
+        assert_true(fabs(w[i] - (100 + 0.5 * d->scale * want[i])) < 1e-12);
+    delta_add_ref(d, l, 0.5f, 1, l->out - 1, part); /* a window of rows */
+    assert_memory_equal(part, w + k, (size_t)((l->out - 1) * k) * sizeof *w);
+}
+
+static void deltas_are_what_they_say(void **state)
+{
+    static const float a[4] = {1, 2, 3, 4}, b[3] = {1, -1, 2}, c[4] = {2, 0, 1, -1}, e[3] = {3, 1, 1};
+    static const float w1[4] = {1, 2, 3, -1}, w2[2] = {5, 7}, full[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    const struct layer l = fx_layer(LAYER_LINEAR, "l", 4, 3, 1);
+    const struct layer k = fx_layer(LAYER_LINEAR, "k", 2, 4, 1); /* W1[2, 2] (x) W2[1, 2] */
+    struct delta d = {.kind = DELTA_LOW_RANK, .scale = 2, .rank = 1, .a = matrix(a, 4, 1),
+                      .b = matrix(b, 1, 3)};
+    double want[12];
+
+    (void)state;
+    for (int i = 0; i < 12; i++)
+        want[i] = (double)a[i / 3] * b[i % 3];
+    expect_delta(&d, &l, want);
+    d.kind = DELTA_HADAMARD;
+    d.c = matrix(c, 4, 1), d.d = matrix(e, 1, 3);
+    for (int i = 0; i < 12; i++)
+        want[i] *= (double)c[i / 3] * e[i % 3];
+    expect_delta(&d, &l, want);
+    d = (struct delta){.kind = DELTA_FULL, .scale = -1, .d = matrix(full, 4, 3)};
+    for (int i = 0; i < 12; i++)
+        want[i] = full[i];
+    expect_delta(&d, &l, want);
+    d = (struct delta){.kind = DELTA_KRON, .scale = 1, .up = 2, .uq = 2, .vp = 1, .vq = 2,
+                       .w1 = matrix(w1, 2, 2), .w2 = matrix(w2, 1, 2)};
+    expect_delta(&d, &k, (const double[]){5, 7, 10, 14, 15, 21, -5, -7});
+    d.rank = 1; /* the same W2 as a product */
+    d.a = matrix(a, 1, 1), d.b = d.w2;
+    d.w2 = (struct tensor){0};
+    expect_delta(&d, &k, (const double[]){5, 7, 10, 14, 15, 21, -5, -7});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(few_rows_take_activations_many_the_weight),
+        cmocka_unit_test(the_choice_turns_once),
+        cmocka_unit_test(modes_are_obeyed),
+        cmocka_unit_test(merging_keeps_to_its_budget),
+        cmocka_unit_test(layers_without_deltas_are_left_alone),
+        cmocka_unit_test(each_choice_is_logged),
+        cmocka_unit_test(deltas_are_what_they_say),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
