@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Flags: those of every file, and those of a few.
 
-add_compile_definitions(_GNU_SOURCE)
+add_compile_definitions(_GNU_SOURCE=) # empty: a file that defines it too defines the same
 if(KRON_SANITIZE)
     add_compile_options(-fsanitize=${KRON_SANITIZE} -fno-sanitize-recover=all)
     add_link_options(-fsanitize=${KRON_SANITIZE})
