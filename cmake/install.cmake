@@ -19,5 +19,6 @@ install(FILES ${CMAKE_BINARY_DIR}/kronConfig.cmake ${CMAKE_BINARY_DIR}/kronConfi
 
 list(TRANSFORM KRON_STATIC_LIBS PREPEND -l OUTPUT_VARIABLE private)
 list(JOIN private " " KRON_PC_PRIVATE)
+file(RELATIVE_PATH KRON_PC_UP /x/${CMAKE_INSTALL_LIBDIR}/pkgconfig /x) # wherever it is installed
 configure_file(cmake/kron.pc.in ${CMAKE_BINARY_DIR}/kron.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/kron.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
