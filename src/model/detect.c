@@ -34,6 +34,7 @@ static const struct {
     {"lokr_w", "an adapter (LoKr): use <lora:name:strength> in the prompt"},
     {"hada_w", "an adapter (LoHa): use <lora:name:strength> in the prompt"},
     {"model.layers.", "a language model"},
+    {"decoder.conv_in.", "a VAE: give it beside a checkpoint (--vae)"},
 };
 
 static const char *other_kind(const struct store *s)
@@ -85,7 +86,7 @@ static kron_status check_parts(struct sd_model *m)
     path = path != NULL ? path : "the model";
     if (p.unet && p.te && p.vae)
         return KRON_OK;
-    kind = p.unet ? NULL : other_kind(m->store);
+    kind = p.unet || p.te ? NULL : other_kind(m->store);
     if (kind != NULL)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: this looks like %s; expected a Stable Diffusion "
                        "1, 2 or XL checkpoint", path, kind);
@@ -104,7 +105,7 @@ static kron_status check_widths(struct sd_model *m)
     if (u->context_width != context)
         return err_set(KRON_ERR_SHAPE, "the UNet takes text of width %d, the text encoders give %d",
                        u->context_width, context);
-    if (u->conv_out->out != m->vae.latent_channels ||
+    if (u->conv_out->out != 4 || m->vae.latent_channels != 4 ||
         (u->in_channels != 4 && u->in_channels != 9))
         return err_set(KRON_ERR_UNSUPPORTED, "the UNet has %d channels in and %lld out with a VAE of "
                        "%d latent channels: expected 4 (9 for inpainting), 4 and 4",

@@ -146,8 +146,9 @@ const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const ch
     if (w == NULL) {
         const char *path = store_path(ld->m->store, ld->tag);
         if (needed)
-            ld->status = err_set(KRON_ERR_FORMAT, "%s: tensor '%s%s.weight' is missing",
-                                 path ? path : store_path(ld->m->store, ""), ld->prefix, native);
+            ld->status = err_set(KRON_ERR_FORMAT, "%s: tensor '%s%s.weight' (or '%s.weight') is "
+                                 "missing", path ? path : store_path(ld->m->store, ""), ld->prefix,
+                                 native, name);
         return NULL;
     }
     return add_layer(ld, kind, native, name, w, find_suffix(ld, native, name, ".bias"));

@@ -131,22 +131,33 @@ kron_status net_get(struct session *s, const struct net_key *key, struct net **o
     return KRON_OK;
 }
 
-static struct be_buf *buffer(struct net *net, const char *name, int64_t n)
+/* A checkpoint's layers may fit each other and still make an output of another size. */
+static kron_status buffer(struct net *net, const char *name, int64_t n, struct be_buf **out)
 {
     int i = gr_bind(&net->g, name);
 
-    KRON_ASSERT(i >= 0 && net->bind[i]->bytes == (size_t)n * 4);
-    return net->bind[i];
+    KRON_ASSERT(i >= 0);
+    *out = net->bind[i];
+    if ((*out)->bytes != (size_t)n * 4)
+        return err_set(KRON_ERR_SHAPE, "%s: '%s' of the checkpoint has %zu numbers, expected %lld",
+                       net->g.name, name, (*out)->bytes / 4, (long long)n);
+    return KRON_OK;
 }
 
 kron_status net_write(struct net *net, const char *name, const void *data, int64_t n)
 {
-    return be_buf_write(buffer(net, name, n), 0, data, (size_t)n * 4);
+    struct be_buf *b;
+
+    KRON_TRY(buffer(net, name, n, &b));
+    return be_buf_write(b, 0, data, (size_t)n * 4);
 }
 
 kron_status net_read(struct net *net, const char *name, float *data, int64_t n)
 {
-    return be_buf_read(buffer(net, name, n), 0, data, (size_t)n * 4);
+    struct be_buf *b;
+
+    KRON_TRY(buffer(net, name, n, &b));
+    return be_buf_read(b, 0, data, (size_t)n * 4);
 }
 
 kron_status net_run(struct session *s, struct net *net)
