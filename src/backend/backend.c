@@ -13,8 +13,10 @@ kron_status be_open(const char *name, int n_threads, struct be_device **out)
     for (int i = 0; be_drivers[i] != NULL; i++) {
         const struct be_driver *d = be_drivers[i];
         bool any = name == NULL || name[0] == '\0';
-        if (d->count() > 0 && (any || strcmp(name, d->name) == 0))
+        if (d->count() > 0 && (any || strcmp(name, d->name) == 0)) {
+            str_free(&known);
             return d->open(0, n_threads, out);
+        }
         if (d->count() > 0)
             str_addf(&known, "%s%s", known.len ? ", " : "", d->name);
     }
