@@ -41,7 +41,7 @@ static kron_status module_of(struct grouping *g, const char *name, size_t len,
 static kron_status add_tensor(struct grouping *g, const struct tensor *t)
 {
     struct adapter_file *f = g->f;
-    struct adapter_module *m;
+    struct adapter_module *m = NULL;
     size_t len;
     enum ap part = ap_split(t->name, &len);
 

@@ -64,7 +64,7 @@ static double by_config(const struct adapter_file *f, const struct adapter_modul
 static double by_rule(const struct adapter_file *f, const struct adapter_module *m, int64_t rank,
                       int64_t uq)
 {
-    double alpha;
+    double alpha = 1;
     bool has_alpha = scalar(m->part[AP_ALPHA], &alpha);
 
     if (scalar(m->part[AP_SCALE], &alpha))

@@ -42,6 +42,10 @@ static void *png_memory(png_structp png, png_alloc_size_t bytes)
 {
     struct png *p = png_get_mem_ptr(png);
     void *memory = NULL;
+
+    /* libpng takes its own limit of a chunk as a benign error, and asks all the same. */
+    if (bytes > 2 * (size_t)IMAGE_MAX_TEXT)
+        return NULL;
     if (mem_alloc(&memory, bytes, "a PNG file") != KRON_OK)
         p->status = KRON_ERR_MEMORY;
     return memory;

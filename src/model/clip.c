@@ -9,21 +9,21 @@ static const float eps = 1e-5f;
 
 /* OpenCLIP files stack q, k and v in one tensor: each becomes a layer of its own on a window of
  * rows, so that adapters trained on either layout find their layers. */
-static const struct layer *load_qkv(struct loader *ld, const char *native, const char *name,
+static const struct layer *load_qkv(struct loader *ld, const struct names *n, bool open_clip,
                                     int which)
 {
-    static const char *const parts[3] = {"q_proj", "k_proj", "v_proj"};
-    char n1[160], n2[160], fused[160];
+    static const char *const native[3] = {"attn.q_proj", "attn.k_proj", "attn.v_proj"};
+    static const char *const name[3] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
+    struct names own = names_sub(n, open_clip ? native[which] : name[which], name[which]);
+    char fused[192];
     const struct tensor *w, *b;
     struct tensor weight, bias;
 
-    snprintf(n1, sizeof n1, "%s.attn.%s", native, parts[which]);
-    snprintf(n2, sizeof n2, "%s.self_attn.%s", name, parts[which]);
-    snprintf(fused, sizeof fused, "%s.attn.in_proj_weight", native);
+    snprintf(fused, sizeof fused, "%s.attn.in_proj_weight", n->native);
     w = loader_tensor(ld, fused, fused);
     if (w == NULL)
-        return load_layer(ld, LAYER_LINEAR, n1, n2, true);
-    snprintf(fused, sizeof fused, "%s.attn.in_proj_bias", native);
+        return load_layer(ld, LAYER_LINEAR, own.native, own.name, true);
+    snprintf(fused, sizeof fused, "%s.attn.in_proj_bias", n->native);
     b = loader_tensor(ld, fused, fused);
     if (w->n_dims != 2 || w->dim[0] != 3 * w->dim[1] || b == NULL ||
         tensor_elements(b) != w->dim[0]) {
@@ -33,33 +33,47 @@ static const struct layer *load_qkv(struct loader *ld, const char *native, const
     }
     weight = tensor_rows(w, which * w->dim[1], w->dim[1]);
     bias = tensor_rows(b, which * w->dim[1], w->dim[1]);
-    return add_layer(ld, LAYER_LINEAR, n1, n2, &weight, &bias);
+    return add_layer(ld, LAYER_LINEAR, own.native, own.name, &weight, &bias);
 }
 
-static struct clip_layer load_clip_layer(struct loader *ld, int i)
+/* OpenCLIP has names of its own; CLIP-L's are transformers' in single files too. */
+static struct names block_names(bool open_clip, int i)
 {
-    struct names n = names_of("transformer.resblocks.%d", "encoder.layers.%d", i, 0, i, 0);
+    return names_of(open_clip ? "transformer.resblocks.%d" : "encoder.layers.%d",
+                    "encoder.layers.%d", i, 0, i, 0);
+}
+
+static const struct layer *load_part(struct loader *ld, enum layer_kind kind,
+                                     const struct names *n, bool open_clip, const char *native,
+                                     const char *name)
+{
+    return load_sub(ld, kind, n, open_clip ? native : name, name, true);
+}
+
+static struct clip_layer load_clip_layer(struct loader *ld, bool open, int i)
+{
+    struct names n = block_names(open, i);
     struct clip_layer l = {
-        .norm1 = load_sub(ld, LAYER_NORM, &n, "ln_1", "layer_norm1", true),
-        .q = load_qkv(ld, n.native, n.name, 0),
-        .k = load_qkv(ld, n.native, n.name, 1),
-        .v = load_qkv(ld, n.native, n.name, 2),
-        .out = load_sub(ld, LAYER_LINEAR, &n, "attn.out_proj", "self_attn.out_proj", true),
-        .norm2 = load_sub(ld, LAYER_NORM, &n, "ln_2", "layer_norm2", true),
-        .fc1 = load_sub(ld, LAYER_LINEAR, &n, "mlp.c_fc", "mlp.fc1", true),
-        .fc2 = load_sub(ld, LAYER_LINEAR, &n, "mlp.c_proj", "mlp.fc2", true),
+        .norm1 = load_part(ld, LAYER_NORM, &n, open, "ln_1", "layer_norm1"),
+        .q = load_qkv(ld, &n, open, 0),
+        .k = load_qkv(ld, &n, open, 1),
+        .v = load_qkv(ld, &n, open, 2),
+        .out = load_part(ld, LAYER_LINEAR, &n, open, "attn.out_proj", "self_attn.out_proj"),
+        .norm2 = load_part(ld, LAYER_NORM, &n, open, "ln_2", "layer_norm2"),
+        .fc1 = load_part(ld, LAYER_LINEAR, &n, open, "mlp.c_fc", "mlp.fc1"),
+        .fc2 = load_part(ld, LAYER_LINEAR, &n, open, "mlp.c_proj", "mlp.fc2"),
     };
 
     return l;
 }
 
-static int count_layers(const struct loader *ld)
+static int count_layers(const struct loader *ld, bool open_clip)
 {
     int n = 0;
 
     for (;; n++) {
-        struct names l = names_of("transformer.resblocks.%d", "encoder.layers.%d", n, 0, n, 0);
-        if (!has_sub(ld, &l, "ln_1", "layer_norm1"))
+        struct names l = block_names(open_clip, n);
+        if (!has_sub(ld, &l, open_clip ? "ln_1" : "layer_norm1", "layer_norm1"))
             return n;
     }
 }
@@ -107,12 +121,12 @@ static kron_status load_one(struct loader *ld, struct clip *c, bool open_clip,
     c->token = load_layer(ld, LAYER_EMBED, open_clip ? "token_embedding" : "embeddings.token_embedding",
                           "embeddings.token_embedding", true);
     load_position(ld, c);
-    c->n_layers = count_layers(ld);
+    c->n_layers = count_layers(ld, open_clip);
     c->layers = arena_alloc(&ld->m->mem, (size_t)(c->n_layers + 1) * sizeof *c->layers);
     if (c->layers == NULL)
         return ld->m->mem.status;
     for (int i = 0; i < c->n_layers && ld->status == KRON_OK; i++)
-        c->layers[i] = load_clip_layer(ld, i);
+        c->layers[i] = load_clip_layer(ld, open_clip, i);
     c->norm = load_layer(ld, LAYER_NORM, open_clip ? "ln_final" : "final_layer_norm",
                          "final_layer_norm", true);
     KRON_TRY(ld->status);

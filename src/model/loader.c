@@ -24,8 +24,7 @@ const struct tensor *loader_tensor(const struct loader *ld, const char *native, 
         const struct tensor *t;
         if (!store_has_tag(ld->m->store, tags[i]))
             continue;
-        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL ||
-            (t = find(ld, tags[i], ld->prefix, name)) != NULL) /* CLIP-L has these names anywhere */
+        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL)
             return t;
         if (i == 0 && ((t = find(ld, tags[i], ld->prefix2, name)) != NULL ||
                        (t = find(ld, tags[i], "", native)) != NULL ||
