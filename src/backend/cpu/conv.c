@@ -1,222 +1,198 @@
 /* SPDX-License-Identifier: MIT
- * Convolution by oneDNN, a block of output channels at a time.
+ * Convolution, a block of output channels at a time, from NHWC to NHWC with no copy of either.
  *
- * The weight pass writes rows in the file's order into a thread's cache and from there into the
- * blocked layout that the primitive wants. Where all channels fit one block the primitive writes
- * the output itself, bias and (in place) residual included; else it writes a dense block of
- * channels, in strips of rows so that the block stays small, which is then finished into place. */
+ * The weight pass writes rows in the file's order into a thread's cache and from there into
+ * panels: [panel of channels][chunk of inputs][tap][input][2 * lanes channels]. Groups of output
+ * pixels then run over the panels (conv_tmpl.h) and are finished while they are warm. oneDNN's
+ * convolution was tried first: it reaches this speed only on images in its own blocked layout, and
+ * a third to a half of it on NHWC images wider than 128 pixels (AVX2, 2.6). */
 #include "backend/cpu/cpu.h"
 #include <omp.h>
 #include <string.h>
 
 enum {
-    WEIGHT_BYTES = 6 << 20, /* of one block's weights */
-    TEMP_BYTES = 4 << 20,   /* of one strip of a block's output */
+    WEIGHT_BYTES = 4 << 20, /* of one block's weights */
     ROWS_BYTES = 2 << 20,   /* activation route: gathered windows */
-    STEP = 32,              /* weight rows that a thread writes at a time */
-    CHUNK = 576,            /* and columns: both fit its cache, 576 = 64 windows of 3 x 3 */
-};
-
-struct conv_list {
-    struct onednn_conv *conv;
-    struct conv_list *next;
-};
-
-/* Output rows [y, y + rows) of samples [n, n + n_count). */
-struct strip {
-    int64_t n, n_count, y, rows, from; /* from: first input row */
-    const struct onednn_conv *full, *tail; /* for whole blocks of channels, and the last */
+    STEP = 16,              /* weight rows that a thread writes at a time */
+    COLUMNS = 288,          /* and columns: read and written, both fit its first cache */
+    DEPTH = 1152,           /* taps times inputs of a chunk: a panel of it stays in a cache */
 };
 
 struct conv_plan {
-    bool direct;
-    int64_t block; /* channels; a multiple of 8 */
-    int n_strips;
-    struct strip *strips;
-    size_t conv_scratch_at, windows_at;
+    int64_t block;  /* channels; a multiple of a panel's */
+    int64_t panel;  /* channels of a panel */
+    int64_t chunk;  /* input channels of a chunk */
+    int64_t taps;
+    int64_t group;  /* output pixels of a group */
+    size_t zeros_at, windows_at;
     int64_t window_rows;
 };
 
-void conv_list_free(struct conv_list **l)
-{
-    while (*l != NULL) {
-        struct conv_list *next = (*l)->next;
-        onednn_conv_free(&(*l)->conv);
-        mem_free(*l);
-        *l = next;
-    }
-}
-
-static bool same_conv(const struct conv_shape *a, const struct conv_shape *b)
-{
-    return a->n == b->n && a->ih == b->ih && a->iw == b->iw && a->ic == b->ic && a->oh == b->oh &&
-           a->ow == b->ow && a->oc == b->oc && a->kh == b->kh && a->kw == b->kw &&
-           a->stride == b->stride && a->pad_top == b->pad_top && a->pad_left == b->pad_left &&
-           a->pad_bottom == b->pad_bottom && a->pad_right == b->pad_right && a->bias == b->bias &&
-           a->sum == b->sum;
-}
-
-static kron_status find_conv(struct be_plan *p, const struct conv_shape *s,
-                             const struct onednn_conv **out)
-{
-    void *m;
-
-    for (struct conv_list *l = p->convs; l != NULL; l = l->next)
-        if (same_conv(&l->conv->shape, s)) {
-            *out = l->conv;
-            return KRON_OK;
-        }
-    KRON_TRY(mem_alloc(&m, sizeof *p->convs, "a convolution"));
-    struct conv_list *l = m;
-    kron_status status = onednn_conv_create(p->dnn, s, &l->conv);
-    if (status != KRON_OK) {
-        mem_free(l);
-        return status;
-    }
-    l->next = p->convs;
-    p->convs = l;
-    *out = l->conv;
-    return KRON_OK;
-}
-
 /* --- weights --- */
 
-/* Rows [o, o + n) of the block that starts at `first`, columns [col, col + n_col), from src. */
-static void scatter(const struct cpu_kernels *k, const struct onednn_conv *conv, const float *src,
-                    int64_t ld, int64_t o, int64_t n, int64_t col, int64_t n_col, float *dst)
+/* Where columns [col, col + n) of a weight row lie behind the row's first float. */
+static void column_places(const struct conv_plan *cp, int64_t in, int64_t col, int64_t n,
+                          int32_t *at)
 {
+    int64_t channel = col / cp->taps, tap = col % cp->taps;
+
+    for (int64_t i = 0; i < n; channel++, tap = 0) {
+        int64_t first = channel / cp->chunk * cp->chunk;
+        int64_t depth = in - first < cp->chunk ? in - first : cp->chunk;
+        int64_t place = (first * cp->taps + channel - first) * cp->panel;
+        for (; tap < cp->taps && i < n; tap++)
+            at[i++] = (int32_t)(place + tap * depth * cp->panel);
+    }
+}
+
+static int64_t row_place(const struct conv_plan *cp, int64_t k, int64_t o)
+{
+    return o / cp->panel * cp->panel * k + o % cp->panel;
+}
+
+/* Rows [o, o + n) of the block, n_col columns whose places are `at`, from src. */
+static void scatter(const struct cpu_call *c, const float *src, int64_t ld, int64_t o, int64_t n,
+                    const int32_t *at, int64_t n_col, float *dst)
+{
+    const struct conv_plan *cp = c->o->conv;
     int64_t i = 0;
 
-    for (; conv->runs_of_8 && i + 8 <= n; i += 8)
-        k->scatter8(src + i * ld, ld, n_col, conv->col + col, dst + conv->row[o + i]);
+    for (; i + 8 <= n; i += 8)
+        c->k->scatter8(src + i * ld, ld, n_col, at, dst + row_place(cp, c->o->w.k, o + i));
     for (; i < n; i++)
-        for (int64_t c = 0; c < n_col; c++)
-            dst[conv->row[o + i] + conv->col[col + c]] = src[i * ld + c];
+        for (int64_t j = 0; j < n_col; j++)
+            dst[row_place(cp, c->o->w.k, o + i) + at[j]] = src[i * ld + j];
 }
 
-/* Channels [first, first + n) of the weight in the primitive's layout. Channels that the
- * primitive has beyond the layer's are zero. */
-static void write_weights(const struct cpu_call *c, const struct onednn_conv *conv, int64_t first,
-                          int64_t n, float *dst)
+/* Channels [first, first + n) of the weight as panels; channels that only fill the last panel
+ * are zero. */
+static void write_weights(const struct cpu_call *c, int64_t first, int64_t n, float *dst)
 {
+    const struct conv_plan *cp = c->o->conv;
     const struct wsource *w = &c->o->w;
     const float *direct = wpass_direct(c, w);
-    int64_t steps = (n + STEP - 1) / STEP, chunks = (w->k + CHUNK - 1) / CHUNK;
+    int64_t steps = (n + STEP - 1) / STEP, parts = (w->k + COLUMNS - 1) / COLUMNS;
+    int64_t last = n / cp->panel * cp->panel;
 
-    if (conv->padded || conv->shape.oc != n)
-        memset(dst, 0, conv->weight_bytes);
+    if (n % cp->panel != 0)
+        memset(dst + last * w->k, 0, (size_t)(cp->panel * w->k) * sizeof *dst);
 #pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t i = 0; i < steps * chunks; i++) {
-        int64_t o = i / chunks * STEP, col = i % chunks * CHUNK;
-        int64_t m = n - o < STEP ? n - o : STEP, n_col = w->k - col < CHUNK ? w->k - col : CHUNK;
+    for (int64_t i = 0; i < steps * parts; i++) {
+        int64_t o = i / parts * STEP, col = i % parts * COLUMNS;
+        int64_t m = n - o < STEP ? n - o : STEP;
+        int64_t n_col = w->k - col < COLUMNS ? w->k - col : COLUMNS;
         float *rows = cpu_thread_scratch(c);
+        int32_t *at = (int32_t *)(rows + STEP * COLUMNS);
+        column_places(cp, w->layer->in, col, n_col, at);
         if (direct) {
-            scatter(c->k, conv, direct + (first + o) * w->k + col, w->k, o, m, col, n_col, dst);
+            scatter(c, direct + (first + o) * w->k + col, w->k, o, m, at, n_col, dst);
             continue;
         }
-        wpass_rows(c, w, first + o, m, col, n_col, rows, CHUNK, rows + STEP * CHUNK);
-        scatter(c->k, conv, rows, CHUNK, o, m, col, n_col, dst);
+        wpass_rows(c, w, first + o, m, col, n_col, rows, COLUMNS,
+                   rows + STEP * COLUMNS + COLUMNS);
+        scatter(c, rows, COLUMNS, o, m, at, n_col, dst);
     }
 }
 
-static bool same_layout(const struct onednn_conv *a, const struct onednn_conv *b)
-{
-    size_t k = (size_t)(a->shape.ic * a->shape.kh * a->shape.kw);
+/* --- pixels --- */
 
-    if (a == b)
-        return true;
-    return a != NULL && b != NULL && a->shape.oc == b->shape.oc &&
-           a->weight_bytes == b->weight_bytes &&
-           memcmp(a->row, b->row, (size_t)a->shape.oc * sizeof *a->row) == 0 &&
-           memcmp(a->col, b->col, k * sizeof *a->col) == 0;
+/* The input pixel under tap (u, v) of output pixel r; NULL outside the image. */
+static const float *pixel_at(const struct cpu_call *c, int64_t r, int u, int v)
+{
+    int64_t j = r % c->ys.w, i = r / c->ys.w % c->ys.h, n = r / c->ys.w / c->ys.h;
+    int64_t h = i * c->op->stride + u - c->op->pad_top;
+    int64_t w = j * c->op->stride + v - c->op->pad_left;
+
+    if (h < 0 || h >= c->xs.h || w < 0 || w >= c->xs.w)
+        return NULL;
+    return c->x[0] + ((n * c->xs.h + h) * c->xs.w + w) * c->xs.c;
 }
 
-/* --- running --- */
-
-/* The strip's dense block of n channels to y, with all that is added. */
-static void finish(const struct cpu_call *c, const struct strip *s, const float *block,
-                   int64_t ld, const float *bias, int64_t first, int64_t n)
+static void find_pixels(const struct cpu_call *c, int64_t at, int64_t n, const float **px)
 {
-    int64_t oc = c->ys.c, pixels = s->rows * c->ys.w, all = c->ys.h * c->ys.w;
+    const struct layer *l = c->op->layer;
+    const float *zeros = cpu_scratch(c, c->o->conv->zeros_at);
 
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t i = 0; i < s->n_count * pixels; i++) {
-        int64_t sample = s->n + i / pixels;
-        int64_t at = (sample * all + s->y * c->ys.w + i % pixels) * oc + first;
-        c->k->finish(c->y + at, block + i * ld, bias ? bias + first : NULL,
-                     c->x[2] ? c->x[2] + sample * oc + first : NULL, c->x[1] ? c->x[1] + at : NULL,
-                     ACT_NONE, n);
+    for (int t = 0; t < l->kh * l->kw; t++)
+        for (int64_t i = 0; i < CONV_GROUP; i++) {
+            const float *p = i < n ? pixel_at(c, at + i, t / l->kw, t % l->kw) : NULL;
+            px[t * CONV_GROUP + i] = p ? p : zeros;
+        }
+}
+
+/* What is added to each pixel of a group: y holds the residual before the sums already. */
+static void finish(const struct cpu_call *c, int64_t at, int64_t n, const float *bias,
+                   int64_t first, int64_t n_ch)
+{
+    int64_t oc = c->ys.c, all = c->ys.h * c->ys.w;
+
+    if (bias == NULL && c->x[2] == NULL)
+        return;
+    for (int64_t i = at; i < at + n; i++) {
+        const float *vec = c->x[2] ? c->x[2] + i / all * oc + first : NULL;
+        float *y = c->y + i * oc + first;
+        c->k->finish(y, y, bias ? bias + first : NULL, vec, NULL, ACT_NONE, n_ch);
     }
 }
 
-static kron_status run_block(const struct cpu_call *c, const float *bias, int64_t first,
-                             int64_t n)
+/* Pixels [at, at + n) of channels [from, from + n_ch) of the block that starts at `first`. */
+static void run_group(const struct cpu_call *c, const float *weights, const float *bias,
+                      int64_t first, int64_t from, int64_t n_ch, int64_t at, int64_t n)
 {
     const struct conv_plan *cp = c->o->conv;
-    const struct onednn_conv *written = NULL;
-    float *w = cpu_scratch(c, c->o->block_at), *temp = cpu_scratch(c, c->o->temp_at);
+    int64_t in = c->xs.c, oc = c->ys.c, k = c->o->w.k;
+    const float **px = cpu_thread_scratch(c);
+    float *y = c->y + at * oc + first + from;
+    const float *res = c->x[1] ? c->x[1] + at * oc + first + from : NULL;
 
-    for (int i = 0; i < cp->n_strips; i++) {
-        const struct strip *s = &cp->strips[i];
-        const struct onednn_conv *conv = n == cp->block ? s->full : s->tail;
-        if (!same_layout(conv, written))
-            write_weights(c, conv, first, n, w);
-        written = conv;
-        const float *x = c->x[0] + (s->n * c->xs.h + s->from) * c->xs.w * c->xs.c;
-        KRON_TRY(onednn_conv_run(c->p->dnn, conv, x, w, NULL, temp,
-                                 cpu_scratch(c, cp->conv_scratch_at)));
-        finish(c, s, temp, conv->shape.oc, bias, first, n);
-    }
-    return KRON_OK;
+    find_pixels(c, at, n, px);
+    for (int64_t i = 0; res != NULL && res != y && i < n; i++)
+        memcpy(y + i * oc, res + i * oc, (size_t)n_ch * sizeof *y);
+    for (int64_t i = 0; i < in; i += cp->chunk)
+        for (int64_t o = 0; o < n_ch; o += cp->panel) {
+            struct conv_panel p = {.px = px, .y = y + o, .taps = cp->taps, .n_px = n, .off = i,
+                                   .ldy = oc, .add = i > 0 || res != NULL};
+            p.kc = in - i < cp->chunk ? in - i : cp->chunk;
+            p.cols = n_ch - o < cp->panel ? n_ch - o : cp->panel;
+            p.w = weights + (from + o) * k + i * cp->taps * cp->panel;
+            c->k->conv(&p);
+        }
+    finish(c, at, n, bias, first + from, n_ch);
 }
 
-static void add_residual(const struct cpu_call *c)
-{
-    int64_t oc = c->ys.c;
-
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t r = 0; r < c->ys.n * c->ys.h * c->ys.w; r++)
-        c->k->finish(c->y + r * oc, c->y + r * oc, NULL, NULL, c->x[1] + r * oc, ACT_NONE, oc);
-}
-
-/* The primitive writes y: its bias is the layer's and the sample's vector together. */
-static kron_status run_direct(const struct cpu_call *c, const float *bias)
+static void run_block(const struct cpu_call *c, const float *bias, int64_t first, int64_t n)
 {
     const struct conv_plan *cp = c->o->conv;
-    int64_t oc = c->ys.c;
-    float *w = cpu_scratch(c, c->o->block_at), *sum = cpu_scratch(c, c->o->temp_at);
+    float *w = cpu_scratch(c, c->o->block_at);
+    int64_t m = c->ys.n * c->ys.h * c->ys.w, groups = (m + cp->group - 1) / cp->group;
+    int64_t panels = (n + cp->panel - 1) / cp->panel;
+    int64_t splits = (8 * c->threads + groups - 1) / groups; /* of channels, if pixels are few */
 
-    write_weights(c, cp->strips[0].full, 0, oc, w);
-    for (int i = 0; i < cp->n_strips; i++) {
-        const struct strip *s = &cp->strips[i];
-        memset(sum, 0, (size_t)oc * sizeof *sum);
-        c->k->finish(sum, sum, bias, c->x[2] ? c->x[2] + s->n * oc : NULL, NULL, ACT_NONE, oc);
-        KRON_TRY(onednn_conv_run(c->p->dnn, s->full, c->x[0] + s->n * c->xs.h * c->xs.w * c->xs.c,
-                                 w, sum, c->y + s->n * c->ys.h * c->ys.w * oc,
-                                 cpu_scratch(c, cp->conv_scratch_at)));
+    write_weights(c, first, n, w);
+    splits = splits < panels ? splits : panels;
+    int64_t step = (panels + splits - 1) / splits * cp->panel;
+    splits = (n + step - 1) / step;
+#pragma omp parallel for num_threads(c->threads) schedule(dynamic)
+    for (int64_t i = 0; i < groups * splits; i++) {
+        int64_t at = i / splits * cp->group, from = i % splits * step;
+        run_group(c, w, bias, first, from, n - from < step ? n - from : step, at,
+                  m - at < cp->group ? m - at : cp->group);
     }
-    if (c->x[1] && !c->o->res_in_place)
-        add_residual(c);
-    return KRON_OK;
 }
+
+/* --- activation route --- */
 
 /* The window of output pixel r, in the order of a weight row: [in][kh][kw]. */
 static void gather_window(const struct cpu_call *c, int64_t r, float *to)
 {
     const struct layer *l = c->op->layer;
-    int64_t j = r % c->ys.w, i = r / c->ys.w % c->ys.h, n = r / c->ys.w / c->ys.h;
-    int64_t ks = (int64_t)l->kh * l->kw;
+    int taps = l->kh * l->kw;
 
-    for (int u = 0; u < l->kh; u++)
-        for (int v = 0; v < l->kw; v++) {
-            int64_t h = i * c->op->stride + u - c->op->pad_top;
-            int64_t w = j * c->op->stride + v - c->op->pad_left;
-            float *at = to + u * l->kw + v;
-            bool inside = h >= 0 && h < c->xs.h && w >= 0 && w < c->xs.w;
-            const float *x = inside ? c->x[0] + ((n * c->xs.h + h) * c->xs.w + w) * l->in : NULL;
-            for (int64_t p = 0; p < l->in; p++)
-                at[p * ks] = inside ? x[p] : 0;
-        }
+    for (int t = 0; t < taps; t++) {
+        const float *x = pixel_at(c, r, t / l->kw, t % l->kw);
+        for (int64_t p = 0; p < l->in; p++)
+            to[p * taps + t] = x ? x[p] : 0;
+    }
 }
 
 static void run_deltas(const struct cpu_call *c)
@@ -238,15 +214,13 @@ static void conv_run(struct cpu_call *c)
 {
     const struct cpu_op *o = c->o;
     const float *bias = cpu_bias(c, c->op->layer);
+    int64_t block = o->conv->block;
 
     wpass_prepare(c, &o->w);
-    if (o->conv->direct)
-        c->status = run_direct(c, bias);
-    for (int64_t at = 0; !o->conv->direct && at < o->w.out && c->status == KRON_OK;
-         at += o->conv->block)
-        c->status = run_block(c, bias, at, o->w.out - at < o->conv->block ? o->w.out - at
-                                                                          : o->conv->block);
-    if (c->status == KRON_OK && !o->w.in_weight && o->w.deltas.n > 0)
+    memset(cpu_scratch(c, o->conv->zeros_at), 0, (size_t)c->xs.c * sizeof(float));
+    for (int64_t at = 0; at < o->w.out; at += block)
+        run_block(c, bias, at, o->w.out - at < block ? o->w.out - at : block);
+    if (!o->w.in_weight && o->w.deltas.n > 0)
         run_deltas(c);
 }
 
@@ -257,117 +231,52 @@ static int64_t up_to(int64_t v, int64_t unit)
     return (v + unit - 1) / unit * unit;
 }
 
-/* Channels of a block, evenly split; a single block if the weights allow. */
-static int64_t block_of(const struct wsource *w)
+/* Channels of a block, evenly split; with many threads and few pixels up to four times as many,
+ * so that all find work in it. */
+static int64_t block_of(const struct wsource *w, int64_t panel, int64_t pixels, int threads)
 {
-    int64_t most = WEIGHT_BYTES / 4 / w->k / 16 * 16;
+    int64_t most = WEIGHT_BYTES / 4 / w->k / panel * panel;
+    int64_t wanted = up_to(panel * 4 * threads * CONV_GROUP / (pixels + CONV_GROUP), panel);
 
-    most = most < 16 ? 16 : most;
-    if (up_to(w->out, 8) <= most)
-        return up_to(w->out, 8);
+    most = wanted < most ? most : wanted < 4 * most ? wanted : 4 * most;
+    most = most < panel ? panel : most;
     int64_t blocks = (w->out + most - 1) / most;
-    return up_to((w->out + blocks - 1) / blocks, 16);
+    return up_to((w->out + blocks - 1) / blocks, panel);
 }
 
-/* The strip as a convolution of its own: its input rows, and the padding that they miss. A strip
- * of whole samples takes all input rows, used or not: samples lie that far apart. */
-static struct conv_shape shape_of(const struct gr_op *op, struct gr_shape x, struct gr_shape y,
-                                  const struct strip *s)
+/* Input channels of a chunk, evenly split, and odd: the weight pass writes each tap this many
+ * panel rows apart, and a power of two would put them all in one set of the cache. */
+static int64_t chunk_of(int64_t in, int64_t taps)
 {
-    int64_t top = s->y * op->stride - op->pad_top;
-    int64_t end = (s->y + s->rows - 1) * op->stride - op->pad_top + op->layer->kh;
-    int64_t right = (y.w - 1) * op->stride + op->layer->kw - x.w - op->pad_left;
-    struct conv_shape c = {.n = s->n_count, .iw = x.w, .ic = x.c, .oh = s->rows, .ow = y.w,
-                           .kh = op->layer->kh, .kw = op->layer->kw, .stride = op->stride,
-                           .pad_left = op->pad_left};
+    int64_t most = DEPTH / taps < 1 ? 1 : DEPTH / taps, chunks = (in + most - 1) / most;
 
-    c.pad_top = top < 0 ? (int)-top : 0;
-    c.pad_bottom = end > x.h ? (int)(end - x.h) : 0;
-    c.ih = s->rows == y.h ? x.h : end - top - c.pad_top - c.pad_bottom;
-    c.pad_right = right > 0 ? (int)right : 0;
-    return c;
-}
-
-/* Cuts the output into strips whose block of channels stays small. */
-static kron_status make_strips(struct be_plan *p, struct cpu_op *o, struct gr_shape y,
-                               bool by_sample)
-{
-    struct conv_plan *cp = o->conv;
-    int64_t rows = y.h, count = by_sample ? 1 : y.n, row_bytes = y.w * cp->block * 4;
-
-    if (!cp->direct && y.n * y.h * row_bytes > TEMP_BYTES) {
-        count = 1;
-        rows = TEMP_BYTES / row_bytes < y.h ? TEMP_BYTES / row_bytes : y.h;
-        rows = rows < 1 ? 1 : rows;
-    }
-    int64_t n_rows = (y.h + rows - 1) / rows;
-    rows = (y.h + n_rows - 1) / n_rows;
-    cp->n_strips = (int)(n_rows * (y.n / count));
-    cp->strips = arena_alloc(&p->mem, (size_t)cp->n_strips * sizeof *cp->strips);
-    KRON_TRY(p->mem.status);
-    int i = 0;
-    for (int64_t n = 0; n < y.n; n += count)
-        for (int64_t at = 0; at < y.h; at += rows)
-            cp->strips[i++] = (struct strip){.n = n, .n_count = count, .y = at,
-                                             .rows = y.h - at < rows ? y.h - at : rows};
-    cp->n_strips = i;
-    return KRON_OK;
-}
-
-/* Primitives of all strips; the largest weight, temporary and scratch that they need. */
-static kron_status make_convs(struct be_plan *p, struct cpu_op *o, struct gr_shape x,
-                              struct gr_shape y)
-{
-    struct conv_plan *cp = o->conv;
-    int64_t tail = up_to(o->w.out % cp->block, 8);
-    size_t weight = 0, scratch = 0, temp = 0;
-
-    for (int i = 0; i < cp->n_strips; i++) {
-        struct strip *s = &cp->strips[i];
-        struct conv_shape shape = shape_of(o->op, x, y, s);
-        s->from = s->y * o->op->stride - o->op->pad_top + shape.pad_top;
-        shape.bias = cp->direct;
-        shape.sum = cp->direct && o->res_in_place;
-        shape.oc = cp->block;
-        if (o->w.out >= cp->block)
-            KRON_TRY(find_conv(p, &shape, &s->full));
-        shape.oc = tail;
-        if (tail > 0)
-            KRON_TRY(find_conv(p, &shape, &s->tail));
-        const struct onednn_conv *made[] = {s->full, s->tail};
-        for (int j = 0; j < 2; j++) {
-            if (made[j] == NULL)
-                continue;
-            size_t out = (size_t)(s->n_count * s->rows * y.w * made[j]->shape.oc) * 4;
-            weight = made[j]->weight_bytes > weight ? made[j]->weight_bytes : weight;
-            scratch = made[j]->scratch_bytes > scratch ? made[j]->scratch_bytes : scratch;
-            temp = out > temp ? out : temp;
-        }
-    }
-    o->block_at = cpu_take(o, weight);
-    o->temp_at = cpu_take(o, cp->direct ? (size_t)o->w.out * 4 : temp);
-    cp->conv_scratch_at = cpu_take(o, scratch);
-    return KRON_OK;
+    return (in + chunks - 1) / chunks | 1;
 }
 
 static kron_status conv_compile(struct be_plan *p, struct cpu_op *o)
 {
-    const struct gr_op *op = o->op;
-    struct gr_shape x = gr_shape_of(p->g, op->in[0]), y = gr_shape_of(p->g, op->out);
-    int64_t m = y.n * y.h * y.w;
+    const struct layer *l = o->op->layer;
+    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    int64_t m = y.n * y.h * y.w, groups = (m + CONV_GROUP - 1) / CONV_GROUP;
+    struct conv_plan *cp = o->conv = arena_alloc(&p->mem, sizeof *o->conv);
 
-    o->conv = arena_alloc(&p->mem, sizeof *o->conv);
     KRON_TRY(p->mem.status);
-    KRON_TRY(wpass_compile(p, o, op->layer, op->route));
-    cpu_take_threads(p, o, (size_t)(STEP * CHUNK) * 4 + wpass_thread_bytes(&o->w));
-    o->conv->block = block_of(&o->w);
-    o->conv->direct = o->conv->block == o->w.out;
-    KRON_TRY(make_strips(p, o, y, o->conv->direct && op->in[2] != GR_NONE));
-    KRON_TRY(make_convs(p, o, x, y));
+    KRON_TRY(wpass_compile(p, o, l, o->op->route));
+    cp->taps = (int64_t)l->kh * l->kw;
+    cp->panel = 2 * p->device->k->lanes;
+    cp->chunk = chunk_of(l->in, cp->taps);
+    cp->group = up_to((m + groups - 1) / groups, 24); /* whole tiles at every level */
+    cp->block = block_of(&o->w, cp->panel, m, p->device->n_threads);
+    o->block_at = cpu_take(o, (size_t)(cp->block * o->w.k) * sizeof(float));
+    cp->zeros_at = cpu_take(o, (size_t)l->in * sizeof(float));
+    size_t pixels = (size_t)(cp->taps * CONV_GROUP) * sizeof(float *);
+    size_t pass = (size_t)(STEP * COLUMNS + COLUMNS) * sizeof(float) + wpass_thread_bytes(&o->w);
+    cpu_take_threads(p, o, pixels > pass ? pixels : pass);
     if (!o->w.in_weight && o->w.deltas.n > 0) {
         int64_t rows = ROWS_BYTES / 4 / o->w.k;
-        o->conv->window_rows = rows < 16 ? 16 : rows < m ? rows : m;
-        o->conv->windows_at = cpu_take(o, (size_t)(o->conv->window_rows * o->w.k) * 4);
+        cp->window_rows = rows < 16 ? 16 : rows;
+        cp->window_rows = cp->window_rows < m ? cp->window_rows : m;
+        cp->windows_at = cpu_take(o, (size_t)(cp->window_rows * o->w.k) * sizeof(float));
         delta_compile(p, o);
     }
     return KRON_OK;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
- * backend/cpu - the host's cores: oneDNN for large products and convolutions (onednn.h), own
- * kernels (kernels.h) for all else, OpenMP for threads.
+ * backend/cpu - the host's cores: oneDNN for large products (onednn.h), own kernels
+ * (kernels.h) for all else, OpenMP for threads.
  *
  *   device.c       opening, buffers, rates          weights.c   merged weights
  *   plan.c         graph -> list of prepared operations, one scratch shared by all
  *   wpass.c        rows of a layer's effective weight, on the fly
  *   linear.c conv.c delta.c attention.c norm.c elementwise.c    the operations
  *
- * An operation is compiled once: its sizes, primitives and its share of the scratch are settled
+ * An operation is compiled once: its sizes and its share of the scratch are settled
  * then. A run only computes. Weights are decoded a block at a time into scratch that stays in
  * cache, and used at once, so that a quantised base or an adapter costs a pass over cache. */
 #ifndef BACKEND_CPU_CPU_H
@@ -58,10 +58,8 @@ struct be_plan {
     struct cpu_device *device;
     struct be_weights *weights;
     const struct graph *g;
-    struct onednn *dnn;
     struct arena mem; /* of what compiling leaves */
     struct cpu_op *ops;
-    struct conv_list *convs; /* one primitive for each distinct shape */
     const float *merge_strengths; /* while compiling */
     char *arena, *scratch;
     size_t scratch_bytes;
@@ -148,9 +146,5 @@ const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int
 void delta_compile(struct be_plan *p, struct cpu_op *o);
 /* y[m, out] += deltas of x[m, k], dense, all deltas with a strength. */
 void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y);
-
-/* --- conv.c --- */
-
-void conv_list_free(struct conv_list **l);
 
 #endif

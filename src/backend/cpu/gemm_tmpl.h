@@ -32,7 +32,7 @@ INLINE void gemm_tile(const int mr, const int nv, int64_t w, int64_t k, const fl
         vf x[2];
 #pragma GCC unroll 2
         for (int j = 0; j < nv; j++)
-            x[j] = whole ? vload(b + p * ldb + j * VL) : load_part(b + p * ldb + j * VL, w - j * VL);
+            x[j] = load_part(b + p * ldb + j * VL, whole ? VL : w - j * VL);
 #pragma GCC unroll 16
         for (int i = 0; i < mr; i++) {
             vf y = vset(a[i * lda + p]);

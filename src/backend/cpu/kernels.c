@@ -7,9 +7,11 @@
 
 #define VL 4
 #define MR 6
+#define CONV_MR 6
 #include "backend/cpu/simd.h"
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"

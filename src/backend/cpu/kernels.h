@@ -20,6 +20,18 @@ struct attention_tile {
     float *scratch;      /* attention_floats(d) */
 };
 
+/* One group of output pixels by one panel of 2 * lanes channels, over a chunk of kc input
+ * channels: y[p][o] (+)= sum over taps t, channels k of px[t][p][off + k] w[t][k][o]. */
+enum { CONV_GROUP = 96 }; /* most pixels of a group; their table has that width always */
+struct conv_panel {
+    const float *const *px; /* [taps][CONV_GROUP]; all point at numbers, past n_px too */
+    const float *w;         /* [taps][kc][2 * lanes] */
+    float *y;
+    int64_t taps, n_px, off, kc, ldy;
+    int64_t cols; /* channels that exist, 1 .. 2 * lanes */
+    bool add;
+};
+
 struct cpu_kernels {
     const char *name;
     int lanes; /* floats of one vector */
@@ -35,6 +47,7 @@ struct cpu_kernels {
     /* c[m, n] = a[m, k] b[k, n], plus c if `add`. For panels that stay in cache. */
     void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                  int64_t ldb, float *c, int64_t ldc, bool add);
+    void (*conv)(const struct conv_panel *c);
     /* For each column c < n: the 8 numbers src[0..7][c] go to dst + at[c]. */
     void (*scatter8)(const float *src, int64_t ld, int64_t n, const int32_t *at, float *dst);
     /* y[i] = act(x[i] + bias[i]) + vec[i] + res[i]; bias, vec, res may be NULL; y may be x, res. */

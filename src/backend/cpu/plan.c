@@ -82,9 +82,7 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
     p->g = g;
     p->merge_strengths = strengths;
     omp_set_num_threads(p->device->n_threads);
-    kron_status status = onednn_open(&p->dnn);
-    if (status == KRON_OK)
-        status = compile(p);
+    kron_status status = compile(p);
     omp_set_num_threads(before);
     if (status != KRON_OK) {
         plan_free(p);
@@ -131,8 +129,6 @@ kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float 
 
 void plan_free(struct be_plan *p)
 {
-    conv_list_free(&p->convs);
-    onednn_close(&p->dnn);
     arena_free(&p->mem);
     mem_free(p->ops);
     mem_free(p->arena);

@@ -274,18 +274,72 @@ const float *wpass_direct(const struct cpu_call *c, const struct wsource *w)
     return is_f32(&w->base) && !changes(c, w) ? w->base.data : NULL;
 }
 
+/* The first delta that can be added while the base is decoded; -1 if there is none. */
+static int fused_delta(const struct cpu_call *c, const struct wsource *w)
+{
+    for (int i = 0; w->in_weight && i < w->deltas.n; i++) {
+        const struct delta *d = &w->deltas.at[i];
+        if (d->kind == DELTA_KRON && wpass_strength(c, d) != 0 && kron_of(c, w, i).w2 != NULL &&
+            dtype_info(w->base.type)->block == 1)
+            return i;
+    }
+    return -1;
+}
+
+/* Base and Kronecker delta of one row: nothing is stored and read again between the two. */
+static void fused_row(const struct cpu_call *c, const struct wsource *w,
+                      const struct kron_rows *r, int64_t row, int64_t col, int64_t n_col,
+                      float *dst, float *scratch)
+{
+    const struct delta *d = r->d;
+    const float *w2 = r->w2 + row % d->vp * r->width;
+    const float *w1 = cpu_floats(c->k, &d->w1, row / d->vp * d->uq, d->uq, scratch);
+    const char *base = w->base.data;
+    int bytes = dtype_info(w->base.type)->bytes;
+
+    for (int64_t at = col; at < col + n_col;) {
+        int64_t l = at / r->width, m = at % r->width, n = r->width - m;
+        n = n < col + n_col - at ? n : col + n_col - at;
+        c->k->decode_axpy(w->base.type, base + (row * w->k + at) * bytes, n, dst + at - col,
+                          r->s * w1[l], w2 + m);
+        at += n;
+    }
+}
+
+/* Convolutions take a row in short pieces, which no hardware prefetcher sees coming: asks for the
+ * next piece of a row from `at` on, if it has one. */
+static void fetch_ahead(const struct wsource *w, int64_t at, int64_t n_col)
+{
+    const struct dtype_info *info = dtype_info(w->base.type);
+    const char *p = (const char *)w->base.data + at / info->block * info->bytes;
+
+    if (n_col == w->k)
+        return;
+    for (int64_t i = 0; i < n_col / info->block * info->bytes; i += 64)
+        __builtin_prefetch(p + i, 0, 2);
+}
+
 void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
                 int64_t col, int64_t n_col, float *dst, int64_t ld, float *scratch)
 {
     const struct dtype_info *info = dtype_info(w->base.type);
+    int fused = fused_delta(c, w);
+    struct kron_rows r = {0};
 
+    if (fused >= 0)
+        r = kron_of(c, w, fused);
     for (int64_t i = 0; i < n; i++) {
         int64_t at = (row + i) * w->k + col;
-        c->k->decode(w->base.type, (const char *)w->base.data + at / info->block * info->bytes,
-                     n_col, dst + i * ld);
+        fetch_ahead(w, at + n_col, n_col);
+        if (fused >= 0)
+            fused_row(c, w, &r, row + i, col, n_col, dst + i * ld, scratch + AT_ROW + SEG);
+        else
+            c->k->decode(w->base.type, (const char *)w->base.data + at / info->block * info->bytes,
+                         n_col, dst + i * ld);
     }
     for (int i = 0; w->in_weight && i < w->deltas.n; i++)
-        add_delta(c, w, i, row, n, col, n_col, dst, ld, scratch);
+        if (i != fused)
+            add_delta(c, w, i, row, n, col, n_col, dst, ld, scratch);
 }
 
 /* Rows of one piece, so that every thread gets several and none is longer than a call allows. */

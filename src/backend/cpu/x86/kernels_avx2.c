@@ -6,6 +6,7 @@
 
 #define VL 8
 #define MR 6
+#define CONV_MR 6
 #define VFMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define VMAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define VMIN(a, b) ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
@@ -43,6 +44,7 @@ INLINE vf get_e4m3(const void *p)
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/decode_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"

@@ -6,6 +6,7 @@
 
 #define VL 16
 #define MR 12
+#define CONV_MR 8
 #define VFMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define VMAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define VMIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
@@ -44,6 +45,7 @@ INLINE vf get_e4m3(const void *p)
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/decode_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"
