@@ -389,7 +389,7 @@ static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
 
 /* Cases of each operation in a default run: what a minute on two cores allows. */
 static const int default_cases[OP_COUNT] = {
-    [OP_LINEAR] = 500, [OP_GEGLU] = 300,     [OP_CONV2D] = 400, [OP_GROUP_NORM] = 200,
+    [OP_LINEAR] = 350, [OP_GEGLU] = 200,     [OP_CONV2D] = 300, [OP_GROUP_NORM] = 150,
     [OP_LAYER_NORM] = 200, [OP_ATTENTION] = 200, [OP_ACT] = 100,    [OP_ADD] = 50,
     [OP_CONCAT] = 50,  [OP_UPSAMPLE] = 50,   [OP_EMBED] = 50,   [OP_TIMESTEP] = 30,
 };
