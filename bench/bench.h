@@ -82,7 +82,7 @@ struct result {
     double first_step;              /* the first step, planning of the UNet included */
     kron_buffers buffers;           /* bytes, batch 1 */
     size_t guided_unet;             /* the UNet's compute buffer with guidance, bytes */
-    int64_t peak, peak_anonymous;   /* bytes resident; without mapped files, as sampled */
+    int64_t peak, peak_anonymous;   /* bytes resident; without mapped files, between steps */
     double load;                    /* load average of the machine after the case */
 };
 

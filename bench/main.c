@@ -285,6 +285,7 @@ int main(int argc, char **argv)
     bool ok;
     if (!parse(&o, argc, argv))
         return 2;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* each row shows as soon as it is there */
     verbose_log = o.verbose;
     kron_log_set(on_log, NULL);
     if (o.make)

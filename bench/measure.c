@@ -139,7 +139,7 @@ static bool open_adapters(const struct setup *setup, enum bench_arch arch,
         kron_status status = kron_adapter_open(&uses[i].adapter, path);
         uses[i].unet_strength = uses[i].te_strength = 0.5f;
         if (status != KRON_OK)
-            complain_status(path, status);
+            complain_status("adapter", status);
         free(path);
         if (status != KRON_OK)
             return false;
@@ -174,7 +174,7 @@ bool bench_open(struct bench_session *b, const struct setup *setup, enum bench_a
     kron_status status = kron_model_open(&b->model, &params);
     b->open = seconds_now() - start;
     if (status != KRON_OK)
-        complain_status(params.model, status);
+        complain_status("model", status);
     free(made);
     return status == KRON_OK;
 }

@@ -69,7 +69,6 @@ void report_case(const struct result *r)
            megabytes((double)r->buffers.unet), megabytes((double)r->guided_unet),
            megabytes((double)r->buffers.vae), megabytes((double)r->peak),
            megabytes((double)r->peak_anonymous), r->load);
-    fflush(stdout);
 }
 
 /* --- files --- */
