@@ -114,7 +114,8 @@ static void expect_apart(const kron_image *a, const kron_image *b, double at_mos
 
 static int open_all(void **state)
 {
-    kron_model_params p = {.model = MODELS "/emoji-sd.safetensors", .n_threads = 2};
+    /* One worker: many short parallel loops take minutes where other tests hold the cores. */
+    kron_model_params p = {.model = MODELS "/emoji-sd.safetensors", .n_threads = 1};
     kron_job j = small_job();
     kron_session *s;
 
@@ -222,6 +223,25 @@ static void sessions_run_side_by_side(void **state)
         kron_image_free(&t[i].image);
         kron_session_free(&t[i].s);
     }
+}
+
+static void workers_change_nothing_that_shows(void **state)
+{
+    kron_model_params p = {.model = MODELS "/emoji-sd.safetensors", .n_threads = 3};
+    kron_job j = small_job();
+    kron_model *m;
+    kron_session *s;
+    kron_image image = {0};
+
+    (void)state;
+    assert_int_equal(kron_model_open(&m, &p), KRON_OK);
+    assert_int_equal(kron_session_create(&s, m, NULL), KRON_OK);
+    assert_int_equal(kron_generate(s, &j, &image), KRON_OK);
+    expect_close(&image, &plain, 60, "three workers");
+    expect_picture(s, &j, &image);
+    kron_image_free(&image);
+    kron_session_free(&s);
+    kron_model_close(&m);
 }
 
 /* --- adapters --- */
@@ -872,6 +892,7 @@ int main(void)
         cmocka_unit_test(seeds_reproduce),
         cmocka_unit_test(a_batch_counts_seeds_up),
         cmocka_unit_test(sessions_run_side_by_side),
+        cmocka_unit_test(workers_change_nothing_that_shows),
         cmocka_unit_test(adapters_come_off_exactly),
         cmocka_unit_test(strength_0_is_none),
         cmocka_unit_test(strengths_change_without_planning),
