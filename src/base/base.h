@@ -80,6 +80,8 @@ void str_addv(struct str *t, const char *fmt, va_list ap);
 const char *str_get(const struct str *t);
 void str_free(struct str *t);
 
+/* Makes one line of s: names in files may hold anything, so control characters become '?'. */
+void str_clean(char *s);
 bool str_starts(const char *s, const char *prefix);
 bool str_ends(const char *s, const char *suffix);
 /* Parses a whole string as a number; false if anything else is in it or it does not fit. */

@@ -138,14 +138,27 @@ static kron_status write_all(int fd, const char *data, size_t n, const char *pat
     return KRON_OK;
 }
 
+/* A new file with a name that no other writer has, in this process or another. */
+static kron_status create_beside(const char *path, struct str *name, int *fd)
+{
+    static unsigned last;
+
+    do {
+        name->len = 0;
+        str_addf(name, "%s.%ld-%u.part", path, (long)getpid(),
+                 __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED));
+        KRON_TRY(name->status);
+        *fd = open(str_get(name), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (*fd < 0 && errno == EEXIST); /* left by a process that was killed */
+    return *fd < 0 ? io_error(path, "cannot create") : KRON_OK;
+}
+
 kron_status file_write(const char *path, const void *data, size_t bytes)
 {
     struct str temp = {0};
+    int fd = -1;
+    kron_status status = create_beside(path, &temp, &fd);
 
-    str_addf(&temp, "%s.%ld.part", path, (long)getpid());
-    KRON_TRY(temp.status);
-    int fd = open(str_get(&temp), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    kron_status status = fd < 0 ? io_error(path, "cannot create") : KRON_OK;
     if (status == KRON_OK)
         status = write_all(fd, data, bytes, path);
     if (fd >= 0 && close(fd) != 0 && status == KRON_OK)

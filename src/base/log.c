@@ -22,6 +22,7 @@ void log_msg(kron_log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
+    str_clean(line);
     log_fn(level, line, log_user);
 }
 

@@ -28,14 +28,6 @@ const char *kron_version(void)
     return "0.1.0";
 }
 
-/* A line for people: file names may hold anything, so control characters are replaced. */
-static void clean(char *s)
-{
-    for (; *s != '\0'; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            *s = '?';
-}
-
 kron_status err_set(kron_status status, const char *fmt, ...)
 {
     char text[sizeof detail]; /* arguments may point into the old sentence */
@@ -44,7 +36,7 @@ kron_status err_set(kron_status status, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    clean(text);
+    str_clean(text);
     memcpy(detail, text, sizeof text);
     return status;
 }
@@ -61,7 +53,7 @@ kron_status err_prefix(kron_status status, const char *fmt, ...)
     if (n >= 0 && (size_t)n < sizeof text - 3)
         snprintf(text + n, sizeof text - (size_t)n, ": %.*s", (int)(sizeof text - (size_t)n - 3),
                  detail);
-    clean(text);
+    str_clean(text);
     memcpy(detail, text, sizeof text);
     return status;
 }

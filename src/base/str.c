@@ -77,6 +77,13 @@ void str_free(struct str *t)
     memset(t, 0, sizeof *t);
 }
 
+void str_clean(char *s)
+{
+    for (; *s != '\0'; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            *s = '?';
+}
+
 bool str_starts(const char *s, const char *prefix)
 {
     return strncmp(s, prefix, strlen(prefix)) == 0;
@@ -125,7 +132,7 @@ bool str_to_double(const char *s, double *out)
             now = none; /* another thread's came first */
         }
     }
-    if (s[strspn(s, "+-0")] == 'x' || s[strspn(s, "+-0")] == 'X') /* as for integers: decimal only */
+    if ((s[strspn(s, "+-0")] | 32) == 'x') /* as for integers: decimal only */
         return false;
     *out = strtod_l(s, &end, now);
     return *end == '\0' && end != s && isfinite(*out);

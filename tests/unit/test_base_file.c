@@ -8,10 +8,11 @@
 
 #include "temp_dir.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <signal.h>
 
-static char dir[4096];
+static char dir[4096], in_dir_a[4200];
 
 static const char *in_dir(const char *name)
 {
@@ -170,6 +171,43 @@ static void a_write_cut_short_leaves_the_old_file(void **state)
     assert_int_equal(temp_dir_count(dir), 1);
 }
 
+enum { WRITERS = 4, WRITES = 100, WRITTEN = 20000 };
+
+/* Writes WRITTEN times one letter, a letter a thread; non-NULL if a write failed. */
+static void *write_often(void *letter)
+{
+    char text[WRITTEN];
+
+    memset(text, *(const char *)letter, sizeof text);
+    for (int i = 0; i < WRITES; i++)
+        if (file_write(in_dir_a, text, sizeof text) != KRON_OK)
+            return letter;
+    return NULL;
+}
+
+static void writers_of_one_file_do_not_meet(void **state)
+{
+    pthread_t thread[WRITERS];
+    char letters[] = "abcd", *text;
+    void *failed;
+    size_t bytes;
+
+    (void)state;
+    snprintf(in_dir_a, sizeof in_dir_a, "%s/a", dir);
+    for (int i = 0; i < WRITERS; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, write_often, &letters[i]), 0);
+    for (int i = 0; i < WRITERS; i++) {
+        assert_int_equal(pthread_join(thread[i], &failed), 0);
+        assert_null(failed);
+    }
+    assert_int_equal(file_read(&text, &bytes, in_dir_a, WRITTEN), KRON_OK);
+    assert_int_equal(bytes, WRITTEN);
+    for (size_t i = 1; i < bytes; i++)
+        assert_int_equal(text[i], text[0]);
+    mem_free(text);
+    assert_int_equal(temp_dir_count(dir), 1);
+}
+
 static void no_memory_is_an_error(void **state)
 {
     struct mapped_file f;
@@ -198,6 +236,7 @@ int main(void)
         IN_DIR(too_large_is_refused),
         IN_DIR(a_failed_write_leaves_nothing),
         IN_DIR(a_write_cut_short_leaves_the_old_file),
+        IN_DIR(writers_of_one_file_do_not_meet),
         IN_DIR(no_memory_is_an_error),
     };
 
