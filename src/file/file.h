@@ -18,7 +18,7 @@ kron_status st_open_memory(struct st_file **out, const void *data, size_t bytes,
 void st_close(struct st_file **f);
 const char *st_path(const struct st_file *f);
 int64_t st_count(const struct st_file *f);
-const struct tensor *st_at(const struct st_file *f, int64_t i); /* in file order of the header */
+const struct tensor *st_at(const struct st_file *f, int64_t i); /* in the order of their data */
 const struct tensor *st_find(const struct st_file *f, const char *name); /* NULL if absent */
 /* A string of the header's __metadata__, NULL if absent. */
 const char *st_meta(const struct st_file *f, const char *key);

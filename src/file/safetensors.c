@@ -68,8 +68,8 @@ static kron_status read_offsets(const struct st_file *f, const char *name, const
     *begin = (size_t)json_integer_value(a);
     *end = (size_t)json_integer_value(b);
     if (*end > data_bytes)
-        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' ends at byte %zu of the data, the file "
-                       "has %zu: is it truncated?", f->path, name, *end, data_bytes);
+        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' ends at byte %zu of the data, the "
+                       "file has %zu: is it truncated?", f->path, name, *end, data_bytes);
     return KRON_OK;
 }
 
@@ -87,8 +87,8 @@ static kron_status read_tensor(struct st_file *f, const char *name, const json_t
     KRON_TRY(read_shape(f, name, json_object_get(j, "shape"), t, &elements));
     KRON_TRY(read_offsets(f, name, json_object_get(j, "data_offsets"), data_bytes, &begin, &end));
     if (!size_mul(elements, (size_t)dtype_info(t->type)->bytes, &want) || want != end - begin)
-        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' of %zu %s numbers has %zu bytes of data",
-                       f->path, name, elements, type, end - begin);
+        return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s' of %zu %s numbers has %zu bytes of "
+                       "data", f->path, name, elements, type, end - begin);
     t->bytes = want;
     t->data = data + begin;
     t->name = arena_strdup(&f->mem, name);
@@ -110,7 +110,8 @@ static kron_status read_meta(struct st_file *f, const json_t *j)
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
         if (!json_is_string(value))
-            return err_set(KRON_ERR_FORMAT, "%s: __metadata__ '%.200s' is not a string", f->path, key);
+            return err_set(KRON_ERR_FORMAT, "%s: __metadata__ '%.200s' is not a string", f->path,
+                           key);
         f->meta[f->n_meta].key = arena_strdup(&f->mem, key);
         f->meta[f->n_meta].value = arena_strdup(&f->mem, json_string_value(value));
         f->n_meta++;
@@ -127,15 +128,23 @@ static int by_place(const void *a, const void *b)
     return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
 }
 
-/* Sorted by place; two tensors on the same bytes are a lie about one of them. */
-static kron_status check_overlap(struct st_file *f)
+/* Sorted by place, each tensor begins where the one before it ends, and the last ends the file:
+ * two on the same bytes are a lie about one of them, and bytes of none a lie about the file. */
+static kron_status check_places(struct st_file *f, const uint8_t *data, size_t data_bytes)
 {
+    size_t at = 0;
+
     qsort(f->tensors, (size_t)f->n, sizeof *f->tensors, by_place);
-    for (int64_t i = 1; i < f->n; i++) {
-        const struct tensor *a = &f->tensors[i - 1], *b = &f->tensors[i];
-        if ((const char *)a->data + a->bytes > (const char *)b->data)
+    for (int64_t i = 0; i <= f->n; i++) {
+        const struct tensor *t = &f->tensors[i];
+        size_t begin = i < f->n ? (size_t)((const uint8_t *)t->data - data) : data_bytes;
+        if (begin < at)
             return err_set(KRON_ERR_FORMAT, "%s: tensors '%.200s' and '%.200s' overlap", f->path,
-                           a->name, b->name);
+                           t[-1].name, t->name);
+        if (begin > at)
+            return err_set(KRON_ERR_FORMAT, "%s: bytes %zu to %zu of the data belong to no tensor",
+                           f->path, at, begin);
+        at += i < f->n ? t->bytes : 0;
     }
     return KRON_OK;
 }
@@ -157,7 +166,7 @@ static kron_status read_entries(struct st_file *f, json_t *header, size_t header
         else
             KRON_TRY(read_tensor(f, name, j, data, data_bytes, &f->tensors[f->n++]));
     }
-    KRON_TRY(check_overlap(f));
+    KRON_TRY(check_places(f, data, data_bytes));
     KRON_TRY(names_create(&f->names, (size_t)f->n));
     for (int64_t i = 0; i < f->n; i++)
         names_add(&f->names, f->tensors[i].name, i);
@@ -175,15 +184,16 @@ static kron_status read_header(struct st_file *f)
     for (int i = 0; i < 8; i++)
         n |= (uint64_t)f->bytes[i] << 8 * i;
     if (n > f->n_bytes - 8)
-        return err_set(KRON_ERR_FORMAT, "%s: not a safetensors file, or truncated: its header would "
-                       "have %llu bytes, the file has %zu", f->path, (unsigned long long)n,
+        return err_set(KRON_ERR_FORMAT, "%s: not a safetensors file, or truncated: its header "
+                       "would have %llu bytes, the file has %zu", f->path, (unsigned long long)n,
                        f->n_bytes);
     if (n > max_header)
         return err_set(KRON_ERR_FORMAT, "%s: a header of %llu bytes, expected at most %zu", f->path,
                        (unsigned long long)n, max_header);
     json_t *header = json_loadb((const char *)f->bytes + 8, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     if (header == NULL)
-        return err_set(KRON_ERR_FORMAT, "%s: the safetensors header is not JSON: %s", f->path, e.text);
+        return err_set(KRON_ERR_FORMAT, "%s: the safetensors header is not JSON: %s", f->path,
+                       e.text);
     kron_status status = json_is_object(header)
                              ? read_entries(f, header, (size_t)n)
                              : err_set(KRON_ERR_FORMAT, "%s: the header is not an object", f->path);

@@ -143,7 +143,7 @@ static const struct {
     {"{}   \n", 0},
     {"{\"__metadata__\":{}}", 0},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4},
-    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"more\":null}}", 9},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"more\":null}}", 8},
     {"{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]},"
      "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
      "\"e\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4},
@@ -237,6 +237,15 @@ static const struct bad_header {
     {"one inside another, two apart", "{\"te.x\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
      "\"te.y\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]},"
      "\"te.z\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}", 8, "overlap",
+     KRON_ERR_FORMAT},
+    {"bytes of none at the start", ENTRY("\"U8\"", "[4]", "[1,5]"), 5,
+     "bytes 0 to 1 of the data belong to no tensor", KRON_ERR_FORMAT},
+    {"bytes of none between two", "{\"te.y\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[6,9]},"
+     "\"te.x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 9,
+     "bytes 4 to 6 of the data belong to no tensor", KRON_ERR_FORMAT},
+    {"bytes of none at the end", ENTRY("\"U8\"", "[4]", "[0,4]"), 6,
+     "bytes 4 to 6 of the data belong to no tensor", KRON_ERR_FORMAT},
+    {"bytes, but no tensor", "{}", 3, "bytes 0 to 3 of the data belong to no tensor",
      KRON_ERR_FORMAT},
     {"metadata a list", "{\"__metadata__\":[]}", 0, "__metadata__ is not an object", KRON_ERR_FORMAT},
     {"metadata of numbers", "{\"__metadata__\":{\"n\":1}}", 0, "__metadata__ 'n' is not a string",
