@@ -3,7 +3,8 @@
 
 add_compile_definitions(_GNU_SOURCE=) # empty: a file that defines it too defines the same
 if(KRON_SANITIZE)
-    add_compile_options(-fsanitize=${KRON_SANITIZE} -fno-sanitize-recover=all)
+    add_compile_options(
+        "$<$<COMPILE_LANGUAGE:C>:-fsanitize=${KRON_SANITIZE};-fno-sanitize-recover=all>")
     add_link_options(-fsanitize=${KRON_SANITIZE})
 endif()
 
@@ -11,8 +12,8 @@ add_library(kron_warnings INTERFACE)
 target_compile_options(kron_warnings INTERFACE $<$<COMPILE_LANGUAGE:C>:
     -Wall -Wextra -Wpedantic -Wshadow -Wundef -Wstrict-prototypes -Wmissing-prototypes -Wvla
     $<$<BOOL:${KRON_WERROR}>:-Werror
-    # These two depend on what the optimiser sees, so their findings change with every flag.
-    -Wno-error=maybe-uninitialized -Wno-error=format-truncation>>)
+    # gcc's two that depend on what the optimiser sees: their findings change with every flag.
+    $<$<C_COMPILER_ID:GNU>:-Wno-error=maybe-uninitialized -Wno-error=format-truncation>>>)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
     set(KRON_X86 TRUE)

@@ -1,12 +1,6 @@
 # SPDX-License-Identifier: MIT
 # ctest labels: unit, fuzz, kernel, golden, cli.
 
-find_library(KRON_LIB_cmocka cmocka)
-if(NOT KRON_LIB_cmocka)
-    message(FATAL_ERROR "cmocka was not found; on Debian: apt install libcmocka-dev; "
-                        "or build without tests: -DKRON_TESTS=OFF")
-endif()
-
 # Waiting threads sleep: several tests run at a time.
 set(test_environment OMP_WAIT_POLICY=passive)
 
@@ -23,15 +17,6 @@ function(kron_test name label)
     set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 600
                          ENVIRONMENT "${test_environment}")
 endfunction()
-
-file(GLOB tests CONFIGURE_DEPENDS tests/unit/test_*.c)
-foreach(source ${tests})
-    get_filename_component(name ${source} NAME_WE)
-    kron_test_program(${name} ${source})
-    target_link_libraries(${name} PRIVATE ${KRON_LIB_cmocka})
-    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-    kron_test(${name} unit ${name})
-endforeach()
 
 # Without KRON_FUZZ a target is called with its corpus and a fixed number of changed copies.
 set(fuzz_corpus ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus)
@@ -51,8 +36,23 @@ foreach(source ${tests})
 endforeach()
 if(KRON_FUZZ)
     target_compile_options(kron_objects PRIVATE $<$<COMPILE_LANGUAGE:C>:-fsanitize=fuzzer-no-link>)
-    add_link_options(-fsanitize=fuzzer-no-link)
+    return()
 endif()
+
+find_library(KRON_LIB_cmocka cmocka)
+if(NOT KRON_LIB_cmocka)
+    message(FATAL_ERROR "cmocka was not found; on Debian: apt install libcmocka-dev; "
+                        "or build without tests: -DKRON_TESTS=OFF")
+endif()
+
+file(GLOB tests CONFIGURE_DEPENDS tests/unit/test_*.c)
+foreach(source ${tests})
+    get_filename_component(name ${source} NAME_WE)
+    kron_test_program(${name} ${source})
+    target_link_libraries(${name} PRIVATE ${KRON_LIB_cmocka})
+    set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+    kron_test(${name} unit ${name})
+endforeach()
 
 file(GLOB sources CONFIGURE_DEPENDS tests/kernel/*.c)
 if(sources)
