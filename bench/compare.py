@@ -171,12 +171,15 @@ def main():
     print(f"{machine_name()}, {args.threads} threads, {datetime.date.today()}; one UNet call, "
           "batch 1; ratio = Kron / diffusers, below 1 is faster")
     rows = []
-    for arch in args.arch.split(","):
-        for size in args.size.split(","):
-            for case in args.cases.split(","):
-                rows.append(measure(args, arch, size, case, python))
-                show(rows[-1])
-    save(rows, args.results)
+    try:
+        for arch in args.arch.split(","):
+            for size in args.size.split(","):
+                for case in args.cases.split(","):
+                    rows.append(measure(args, arch, size, case, python))
+                    show(rows[-1])
+    finally:
+        if rows:
+            save(rows, args.results)
 
 
 if __name__ == "__main__":
