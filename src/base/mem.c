@@ -39,14 +39,13 @@ bool size_mul(size_t a, size_t b, size_t *out)
 
 kron_status mem_alloc(void **out, size_t bytes, const char *what)
 {
-    size_t whole;
+    void *p;
 
     *out = NULL;
-    if (size_add(bytes, ALIGN, &whole) && !must_fail())
-        *out = aligned_alloc(ALIGN, bytes ? (bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN);
-    if (*out == NULL)
+    /* aligned_alloc() wants whole multiples: AddressSanitizer would miss a step over the end. */
+    if (must_fail() || posix_memalign(&p, ALIGN, bytes > 0 ? bytes : 1) != 0)
         return err_set(KRON_ERR_MEMORY, "out of memory: %.1f MB for %s", (double)bytes / 1e6, what);
-    memset(*out, 0, bytes);
+    *out = memset(p, 0, bytes);
     return KRON_OK;
 }
 
@@ -85,10 +84,20 @@ struct arena_block {
     _Alignas(16) unsigned char data[];
 };
 
-#if defined(__SANITIZE_ADDRESS__)
-static const size_t block_bytes = 0; /* every piece its own allocation */
+#if defined(__SANITIZE_ADDRESS__) /* gcc */
+#define OWN_BLOCKS 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) /* clang */
+#define OWN_BLOCKS 1
+#endif
+#endif
+
+#if defined(OWN_BLOCKS) /* every piece an allocation, of exactly its size */
+static const bool own_blocks = true;
+static const size_t block_bytes = 0, granule = 1;
 #else
-static const size_t block_bytes = 16384;
+static const bool own_blocks = false;
+static const size_t block_bytes = 16384, granule = 16;
 #endif
 
 static struct arena_block *new_block(struct arena *a, size_t bytes)
@@ -118,12 +127,12 @@ void *arena_alloc(struct arena *a, size_t bytes)
 
     if (a->status != KRON_OK)
         return NULL;
-    if (!size_add(bytes, 15, &rounded)) {
+    if (!size_add(bytes, granule - 1, &rounded)) {
         a->status = err_set(KRON_ERR_MEMORY, "out of memory: %zu bytes", bytes);
         return NULL;
     }
-    rounded &= ~(size_t)15;
-    if (b == NULL || b->cap - b->used < rounded)
+    rounded &= ~(granule - 1);
+    if (b == NULL || own_blocks || b->cap - b->used < rounded)
         b = new_block(a, rounded);
     if (b == NULL)
         return NULL;

@@ -57,6 +57,30 @@ static void memory_is_zeroed_and_aligned(void **state)
     mem_free(NULL);
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+/* Whether the sanitizer would report an access to the byte (its own interface). */
+int __asan_address_is_poisoned(const volatile void *p);
+
+static void the_sanitizer_sees_each_byte_over_the_end(void **state)
+{
+    struct arena a = {0};
+    void *p;
+
+    (void)state;
+    for (size_t n = 1; n < 200; n++) {
+        assert_int_equal(mem_alloc(&p, n, "a test"), KRON_OK);
+        unsigned char *piece = arena_alloc(&a, n), *m = p;
+        assert_non_null(piece);
+        assert_false(__asan_address_is_poisoned(m + n - 1));
+        assert_true(__asan_address_is_poisoned(m + n));
+        assert_false(__asan_address_is_poisoned(piece + n - 1));
+        assert_true(__asan_address_is_poisoned(piece + n));
+        mem_free(p);
+    }
+    arena_free(&a);
+}
+#endif
+
 static void sizes_that_cannot_be_are_errors(void **state)
 {
     static const size_t huge[] = {SIZE_MAX, SIZE_MAX - 63, SIZE_MAX / 2};
@@ -207,6 +231,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_are_checked),
         cmocka_unit_test(memory_is_zeroed_and_aligned),
+#if defined(__SANITIZE_ADDRESS__)
+        cmocka_unit_test(the_sanitizer_sees_each_byte_over_the_end),
+#endif
         cmocka_unit_test(sizes_that_cannot_be_are_errors),
         cmocka_unit_test(growing_keeps_and_zeroes),
         cmocka_unit_test(the_nth_allocation_fails_and_all_after_it),
