@@ -719,8 +719,8 @@ static void inpainting_keeps_what_is_outside(void **state)
 /* --- tiles --- */
 
 /* A tile knows neither the statistics of the whole (group norm) nor what lies beyond its edge:
- * close is all that there can be. Measured with this model: 32.4 dB; with the tiles' blending or
- * their overlap broken, less than the bound. */
+ * close is all that there can be. Measured with this model: 34.4 dB; 32.2 with the tiles'
+ * blending or their overlap broken, 28.0 with a row out of place. */
 static void tiles_come_close_to_the_whole(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AUTO);
@@ -731,14 +731,14 @@ static void tiles_come_close_to_the_whole(void **state)
     (void)state;
     j.width = 192;
     j.height = 128;
-    j.steps = 6;
+    j.cfg_scale = 1; /* sampling costs the most, and is not what is tested */
     whole = draw(s, &j);
     buffer = kron_session_buffers(s).vae;
     j.vae_tiling = 1;
     j.vae_tile = 12;
     tiled = draw(s, &j);
     print_message("tiled: PSNR %.2f dB\n", psnr(&whole, &tiled));
-    expect_close(&tiled, &whole, 31, "tiles");
+    expect_close(&tiled, &whole, 33.3, "tiles");
     assert_true(kron_session_buffers(s).vae < buffer);
     kron_image_free(&tiled);
     j.vae_tile = 32; /* larger than the picture: the same as none */
@@ -845,7 +845,7 @@ static void swapping_adapters_keeps_memory_flat(void **state)
         if (i == 60)
             before = resident();
         use(s, all[i % 3], 1);
-        if (i % 20 == 0) {
+        if (i % 65 == 0) {
             kron_image image = draw(s, &j);
             kron_image_free(&image);
         }
