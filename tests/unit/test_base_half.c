@@ -128,7 +128,8 @@ static unsigned nearest(const struct format *f, double x)
 static void expect_rounding(const struct format *f, float x)
 {
     for (int s = 0; s < 2; s++, x = -x) {
-        unsigned want = nearest(f, fabs((double)x)) | (signbit(x) ? 0x8000u : 0), got = f->encode(x);
+        unsigned want = nearest(f, fabs((double)x)) | (signbit(x) ? 0x8000u : 0);
+        unsigned got = f->encode(x);
         if (got != want)
             fail_msg("%s of %a is 0x%04x, expected 0x%04x", f->name, (double)x, got, want);
     }

@@ -119,8 +119,9 @@ static const struct {
                     {"0.1", 0.1}};
 
 static const char *const bad_numbers[] = {
-    "", " ", " 1", "1 ", "1x", "1,5", "0x10", "-0X1p3", "0x", "inf", "-inf", "+infinity", "nan", "-nan",
-    "nan(1)", "1e400", "-1e999", "-", "+", ".", "-.", "e5", ".e5", "1e", "1e+", "--1", "1.2.3", "1_000"};
+    "", " ", " 1", "1 ", "1x", "1,5", "0x10", "-0X1p3", "0x", "inf", "-inf", "+infinity", "nan",
+    "-nan", "nan(1)", "1e400", "-1e999", "-", "+", ".", "-.", "e5", ".e5", "1e", "1e+", "--1",
+    "1.2.3", "1_000"};
 
 static void check_numbers(void)
 {

@@ -202,7 +202,8 @@ static const struct bad_header {
      KRON_ERR_FORMAT},
     {"shape's product overflows", ENTRY("\"F32\"", "[4294967296,4294967296,1]", "[0,4]"), 4,
      "too large", KRON_ERR_FORMAT},
-    {"shape's product wraps to what is there", ENTRY("\"U8\"", "[4294967297,4294967297]", "[0,1]"), 4,
+    {"shape's product wraps to what is there",
+     ENTRY("\"U8\"", "[4294967297,4294967297]", "[0,1]"), 4,
      "too large", KRON_ERR_FORMAT},
     {"shape's product fits size_t alone", ENTRY("\"U8\"", "[1099511627776,8388608,0]", "[0,0]"), 4,
      "too large", KRON_ERR_FORMAT},
@@ -218,14 +219,16 @@ static const struct bad_header {
     {"offsets an object", ENTRY("\"F32\"", "[1]", "{\"0\":0,\"1\":4}"), 4, "pair", KRON_ERR_FORMAT},
     {"offsets negative", ENTRY("\"F32\"", "[1]", "[-4,0]"), 4, "range", KRON_ERR_FORMAT},
     {"offsets reversed", ENTRY("\"F32\"", "[1]", "[4,0]"), 4, "range", KRON_ERR_FORMAT},
-    {"end after the data", ENTRY("\"F32\"", "[2]", "[0,8]"), 7, "ends at byte 8 of the data, the file "
+    {"end after the data", ENTRY("\"F32\"", "[2]", "[0,8]"), 7,
+     "ends at byte 8 of the data, the file "
      "has 7", KRON_ERR_FORMAT},
     {"all after the data", ENTRY("\"F32\"", "[1]", "[4611686018427387904,4611686018427387908]"), 4,
      "truncated", KRON_ERR_FORMAT},
     {"no data at all", ENTRY("\"F32\"", "[1]", "[0,4]"), 0, "truncated", KRON_ERR_FORMAT},
     {"fewer bytes than the shape", ENTRY("\"F32\"", "[2]", "[0,4]"), 8,
      "'te.x' of 2 F32 numbers has 4 bytes", KRON_ERR_FORMAT},
-    {"more bytes than the shape", ENTRY("\"F16\"", "[1]", "[0,4]"), 8, "has 4 bytes", KRON_ERR_FORMAT},
+    {"more bytes than the shape", ENTRY("\"F16\"", "[1]", "[0,4]"), 8, "has 4 bytes",
+     KRON_ERR_FORMAT},
     {"bytes of an empty shape", ENTRY("\"F32\"", "[0]", "[0,4]"), 4, "of 0 F32 numbers",
      KRON_ERR_FORMAT},
     {"two on the same bytes", "{\"te.x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
@@ -234,20 +237,23 @@ static const struct bad_header {
     {"two that share a byte", "{\"te.y\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[3,6]},"
      "\"te.x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 8,
      "'te.x' and 'te.y' overlap", KRON_ERR_FORMAT},
-    {"one inside another, two apart", "{\"te.x\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
+    {"one inside another, two apart",
+     "{\"te.x\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[0,8]},"
      "\"te.y\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]},"
      "\"te.z\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}", 8, "overlap",
      KRON_ERR_FORMAT},
     {"bytes of none at the start", ENTRY("\"U8\"", "[4]", "[1,5]"), 5,
      "bytes 0 to 1 of the data belong to no tensor", KRON_ERR_FORMAT},
-    {"bytes of none between two", "{\"te.y\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[6,9]},"
+    {"bytes of none between two",
+     "{\"te.y\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[6,9]},"
      "\"te.x\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 9,
      "bytes 4 to 6 of the data belong to no tensor", KRON_ERR_FORMAT},
     {"bytes of none at the end", ENTRY("\"U8\"", "[4]", "[0,4]"), 6,
      "bytes 4 to 6 of the data belong to no tensor", KRON_ERR_FORMAT},
     {"bytes, but no tensor", "{}", 3, "bytes 0 to 3 of the data belong to no tensor",
      KRON_ERR_FORMAT},
-    {"metadata a list", "{\"__metadata__\":[]}", 0, "__metadata__ is not an object", KRON_ERR_FORMAT},
+    {"metadata a list", "{\"__metadata__\":[]}", 0, "__metadata__ is not an object",
+     KRON_ERR_FORMAT},
     {"metadata of numbers", "{\"__metadata__\":{\"n\":1}}", 0, "__metadata__ 'n' is not a string",
      KRON_ERR_FORMAT},
     {"a name with control characters", "{\"a\\u001b[31m\\nb\":1}", 0, "tensor 'a?[31m?b'",

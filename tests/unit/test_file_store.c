@@ -242,14 +242,16 @@ static void shards_stay_in_their_folder(void **state)
         {"{", "index.json: expected JSON with a weight_map", KRON_ERR_FORMAT},
         {"[]", "expected JSON with a weight_map", KRON_ERR_FORMAT},
         {"{\"weight_map\":[\"x\"]}", "expected JSON with a weight_map", KRON_ERR_FORMAT},
-        {"{\"weight_map\":{\"w\":\"../../secret.safetensors\"}}", "'w' is not in a file of this folder",
+        {"{\"weight_map\":{\"w\":\"../../secret.safetensors\"}}",
+         "'w' is not in a file of this folder",
          KRON_ERR_FORMAT},
         {"{\"weight_map\":{\"w\":\"/etc/passwd\"}}", "'w' is not in a file", KRON_ERR_FORMAT},
         {"{\"weight_map\":{\"w\":\"sub/x.safetensors\"}}", "'w' is not in a file", KRON_ERR_FORMAT},
         {"{\"weight_map\":{\"w\":7}}", "'w' is not in a file", KRON_ERR_FORMAT},
         {"{\"weight_map\":{\"w\":\"..\"}}", "unet/..: a folder", KRON_ERR_IO},
         {"{\"weight_map\":{\"w\":\"\"}}", "unet/: a folder", KRON_ERR_IO},
-        {"{\"weight_map\":{\"w\":\"gone.safetensors\"}}", "gone.safetensors: cannot open", KRON_ERR_IO},
+        {"{\"weight_map\":{\"w\":\"gone.safetensors\"}}", "gone.safetensors: cannot open",
+         KRON_ERR_IO},
     };
 
     (void)state;

@@ -6,7 +6,8 @@
 
 #include <cmocka.h>
 
-static void expect_shape(const struct graph *g, gr_ref v, int64_t n, int64_t h, int64_t w, int64_t c)
+static void expect_shape(const struct graph *g, gr_ref v, int64_t n, int64_t h, int64_t w,
+                         int64_t c)
 {
     struct gr_shape s = gr_shape_of(g, v);
 
@@ -114,7 +115,8 @@ static const struct {
     {"linear_residual", linear_residual, "residual sum of [1, 8, 8, 8]"},
     {"geglu_in", geglu_in, "geglu layer 'a.linear'"},
     {"geglu_odd", geglu_odd, "geglu layer 'a.linear' [15, 8, 1, 1]"},
-    {"conv_in", conv_in, "convolution 'a.conv' [12, 8, 3, 3] does not take an input of 12 channels"},
+    {"conv_in", conv_in,
+     "convolution 'a.conv' [12, 8, 3, 3] does not take an input of 12 channels"},
     {"conv_vec", conv_vec, "channel sum of [1, 8, 8, 8] and [1, 8, 8, 8]"},
     {"conv_vec_width", conv_vec_width, "channel sum"},
     {"conv_residual", conv_residual, "residual sum"},

@@ -186,8 +186,8 @@ static void each_choice_is_logged(void **state)
 
 static struct tensor matrix(const float *data, int64_t rows, int64_t cols)
 {
-    struct tensor t = {.data = data, .bytes = (size_t)(rows * cols) * 4, .type = DT_F32, .n_dims = 2,
-                       .dim = {rows, cols, 1, 1, 1, 1}, .name = "m"};
+    struct tensor t = {.data = data, .bytes = (size_t)(rows * cols) * 4, .type = DT_F32,
+                       .n_dims = 2, .dim = {rows, cols, 1, 1, 1, 1}, .name = "m"};
 
     return t;
 }
@@ -209,8 +209,10 @@ static void expect_delta(const struct delta *d, const struct layer *l, const dou
 
 static void deltas_are_what_they_say(void **state)
 {
-    static const float a[4] = {1, 2, 3, 4}, b[3] = {1, -1, 2}, c[4] = {2, 0, 1, -1}, e[3] = {3, 1, 1};
-    static const float w1[4] = {1, 2, 3, -1}, w2[2] = {5, 7}, full[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+    static const float a[4] = {1, 2, 3, 4}, b[3] = {1, -1, 2}, c[4] = {2, 0, 1, -1};
+    static const float e[3] = {3, 1, 1};
+    static const float w1[4] = {1, 2, 3, -1}, w2[2] = {5, 7};
+    static const float full[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     const struct layer l = fx_layer(LAYER_LINEAR, "l", 4, 3, 1);
     const struct layer k = fx_layer(LAYER_LINEAR, "k", 2, 4, 1); /* W1[2, 2] (x) W2[1, 2] */
     struct delta d = {.kind = DELTA_LOW_RANK, .scale = 2, .rank = 1, .a = matrix(a, 4, 1),

@@ -141,15 +141,18 @@ static const struct {
     {"lokr", {"lora_unet_conv_in.lokr_w1", "lora_unet_conv_in.lokr_w2"}, "an adapter (LoKr)"},
     {"controlnet", {"control_model.input_blocks.0.0.weight"}, "looks like a ControlNet"},
     {"llm", {"model.layers.0.mlp.up_proj.weight"}, "a language model"},
-    {"vae", {"decoder.conv_in.weight", "encoder.conv_in.weight"}, "looks like a VAE: give it beside"},
-    {"vae_of_all", {"first_stage_model.decoder.conv_in.weight"}, "looks like a VAE: give it beside"},
+    {"vae", {"decoder.conv_in.weight", "encoder.conv_in.weight"},
+     "looks like a VAE: give it beside"},
+    {"vae_of_all", {"first_stage_model.decoder.conv_in.weight"},
+     "looks like a VAE: give it beside"},
     {"no_te", {"model.diffusion_model.input_blocks.0.0.weight",
                "first_stage_model.decoder.conv_in.weight"},
      "UNet found, text encoder missing, VAE found (among 2 tensors)"},
     {"no_vae", {"model.diffusion_model.input_blocks.0.0.weight",
                 "cond_stage_model.transformer.text_model.final_layer_norm.weight"},
      "UNet found, text encoder found, VAE missing"},
-    {"no_unet", {"cond_stage_model.model.ln_final.weight", "first_stage_model.decoder.conv_in.weight"},
+    {"no_unet", {"cond_stage_model.model.ln_final.weight",
+                 "first_stage_model.decoder.conv_in.weight"},
      "UNet missing, text encoder found, VAE found"},
     {"nothing", {"a.weight", "b.weight", "c.weight"},
      "UNet missing, text encoder missing, VAE missing (among 3 tensors)"},
@@ -341,7 +344,8 @@ static void every_weight_of_another_shape_is_found(void **state)
                 status = build_all(&m);
             if (status != KRON_ERR_SHAPE && status != KRON_ERR_UNSUPPORTED)
                 fail_msg("%s, change %d: status %d", l->weight.name, change, status);
-            if (strchr(kron_error_detail(), '\'') == NULL && strchr(kron_error_detail(), '[') == NULL &&
+            if (strchr(kron_error_detail(), '\'') == NULL &&
+                strchr(kron_error_detail(), '[') == NULL &&
                 strstr(kron_error_detail(), "UNet") == NULL)
                 fail_msg("%s, change %d: %s", l->weight.name, change, kron_error_detail());
             model_free(&m);

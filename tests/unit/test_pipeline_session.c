@@ -96,7 +96,8 @@ static void expect_picture(kron_session *s, const kron_job *j, const kron_image 
     kron_image_free(&image);
 }
 
-static void expect_close(const kron_image *a, const kron_image *b, double at_least, const char *what)
+static void expect_close(const kron_image *a, const kron_image *b, double at_least,
+                         const char *what)
 {
     double got = psnr(a, b);
 
@@ -763,7 +764,8 @@ static void buffers_are_told(void **state)
     kron_session_free(&s);
 }
 
-static kron_status whole_life(kron_session **s, kron_adapter **a, const kron_job *j, kron_image *image)
+static kron_status whole_life(kron_session **s, kron_adapter **a, const kron_job *j,
+                              kron_image *image)
 {
     KRON_TRY(kron_adapter_open(a, MODELS "/lokr-pixel.safetensors"));
     KRON_TRY(kron_session_create(s, model, &(kron_session_params){.apply = KRON_APPLY_AT_RUNTIME}));

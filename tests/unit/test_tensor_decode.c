@@ -52,7 +52,8 @@ static void each_type_decodes(void **state)
            NAN);
     EXPECT(DT_BF16, uint16_t, RAW(0x3f80, 0xc049, 0x0080), 1, -3.140625f, 0x1p-126f);
     EXPECT(DT_F8_E4M3, uint8_t, RAW(0x38, 0xb8, 0x7e, 0x01, 0x7f), 1, -1, 448, 0x1p-9f, NAN);
-    EXPECT(DT_F8_E5M2, uint8_t, RAW(0x3c, 0xbc, 0x7b, 0x01, 0x7c), 1, -1, 57344, 0x1p-16f, INFINITY);
+    EXPECT(DT_F8_E5M2, uint8_t, RAW(0x3c, 0xbc, 0x7b, 0x01, 0x7c), 1, -1, 57344, 0x1p-16f,
+           INFINITY);
     EXPECT(DT_F64, double, RAW(0.1, -1e300, 3), 0.1f, -INFINITY, 3);
     EXPECT(DT_I64, int64_t, RAW(-1, 16777217, INT64_MAX), -1, 16777216, 0x1p63f);
     EXPECT(DT_I32, int32_t, RAW(-1, 70000, INT32_MIN), -1, 70000, -0x1p31f);
