@@ -153,43 +153,57 @@ static void take_strengths(struct session *s, const struct use_list *l)
         adapter_set_get_strengths(s->set, s->strengths);
 }
 
-static kron_status make_weights(struct session *s)
+static kron_status make_weights(const struct session *s, const struct adapter_set *set,
+                                struct be_weights **out)
 {
     return be_weights_create(s->e->device, &s->e->model.layers,
-                             s->set ? adapter_set_deltas(s->set) : NULL, &s->weights);
+                             set != NULL ? adapter_set_deltas(set) : NULL, out);
+}
+
+/* Other strengths for the files that are bound. Merged weights hold the old ones, and are made
+ * anew with the plans. */
+static kron_status rebind(struct session *s, struct use_list *l)
+{
+    if (!same_strengths(l, &s->bound) && any_merged(s)) {
+        struct be_weights *weights;
+        KRON_TRY(make_weights(s, s->set, &weights));
+        nets_drop_all(s);
+        be_weights_free(s->e->device, &s->weights);
+        s->weights = weights;
+    }
+    take_strengths(s, l);
+    list_free(l);
+    return KRON_OK;
 }
 
 /* Binds the list and takes it over; on failure the session is as it was. */
 static kron_status bind(struct session *s, struct use_list *l)
 {
     struct adapter_set *set;
+    struct be_weights *weights = NULL;
     void *strengths = NULL;
 
-    if (s->weights != NULL && same_files(l, &s->bound)) {
-        if (!same_strengths(l, &s->bound) && any_merged(s)) {
-            nets_drop_all(s); /* merged weights hold the old strengths */
-            be_weights_free(s->e->device, &s->weights);
-            KRON_TRY(make_weights(s));
-        }
-        take_strengths(s, l);
-        list_free(l);
-        return KRON_OK;
-    }
+    if (s->weights != NULL && same_files(l, &s->bound))
+        return rebind(s, l);
     KRON_TRY(make_set(s, l, &set));
     kron_status status = mem_alloc_n(&strengths, 2 * l->n, sizeof(float), "strengths");
+    if (status == KRON_OK)
+        status = make_weights(s, set, &weights);
     if (status != KRON_OK) {
+        mem_free(strengths);
         adapter_set_free(&set);
         return status;
     }
     unbind(s);
     s->set = set;
     s->strengths = strengths;
+    s->weights = weights;
     s->bound = *l;
     memset(l, 0, sizeof *l);
     if (set != NULL)
         adapter_set_get_strengths(set, s->strengths);
     report(s);
-    return make_weights(s);
+    return KRON_OK;
 }
 
 /* --- adapters that a prompt names --- */

@@ -834,6 +834,35 @@ static size_t resident(void)
     return here * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Every allocation of a change fails in turn; the session draws as before. */
+static void a_failed_change_leaves_the_session(void **state)
+{
+    kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
+    const kron_adapter_use other = {pixel, 1, 1};
+    kron_job j = small_job();
+    kron_image want = {0};
+    int failures = 0;
+
+    (void)state;
+    j.steps = 1;
+    use(s, neon, 1);
+    assert_int_equal(kron_generate(s, &j, &want), KRON_OK);
+    for (long n = 1;; n++) {
+        mem_fail_after(n);
+        kron_status status = kron_session_set_adapters(s, &other, 1);
+        mem_fail_after(0);
+        if (status == KRON_OK)
+            break;
+        assert_int_equal(status, KRON_ERR_MEMORY);
+        failures++;
+        if (n % 4 == 0 || n < 4)
+            expect_picture(s, &j, &want);
+    }
+    assert_true(failures > 3);
+    kron_image_free(&want);
+    kron_session_free(&s);
+}
+
 static void swapping_adapters_keeps_memory_flat(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
@@ -914,6 +943,7 @@ int main(void)
         cmocka_unit_test(tiles_come_close_to_the_whole),
         cmocka_unit_test(buffers_are_told),
         cmocka_unit_test(no_memory_is_an_error),
+        cmocka_unit_test(a_failed_change_leaves_the_session),
         cmocka_unit_test(swapping_adapters_keeps_memory_flat),
         cmocka_unit_test(parameters_say_how_it_was_drawn),
     };
