@@ -834,7 +834,7 @@ static size_t resident(void)
     return here * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Every allocation of a change fails in turn; the session draws as before. */
+/* Every allocation of a change fails in turn; the session reports and draws as before. */
 static void a_failed_change_leaves_the_session(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
@@ -855,6 +855,7 @@ static void a_failed_change_leaves_the_session(void **state)
             break;
         assert_int_equal(status, KRON_ERR_MEMORY);
         failures++;
+        assert_non_null(strstr(kron_session_adapter_report(s), "lokr-neon"));
         if (n % 4 == 0 || n < 4)
             expect_picture(s, &j, &want);
     }
