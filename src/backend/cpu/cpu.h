@@ -23,7 +23,6 @@ struct cpu_device {
 };
 
 struct be_weights {
-    struct cpu_device *device;
     const struct layer_table *table;
     const struct delta_set *set;
     struct merged *merged; /* by layer id */
@@ -43,7 +42,7 @@ struct wsource {
 /* One op of a plan. Scratch parts are byte offsets into the plan's one scratch. */
 struct cpu_op {
     const struct gr_op *op;
-    struct wsource w, norm_bias;
+    struct wsource w;
     struct conv_plan *conv;
     size_t scratch_bytes;          /* all that this op needs */
     size_t bias_at, threads_at, block_at, temp_at, delta_at;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/plan.h"
+#include "backend/host.h"
 #include <omp.h>
 #include <sched.h>
 #include <string.h>
@@ -13,45 +14,12 @@ static void close_device(struct be_device *d)
     mem_free(d);
 }
 
-static kron_status buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out)
-{
-    void *p, *host;
-
-    KRON_TRY(mem_alloc(&p, sizeof(struct be_buf), "a buffer"));
-    kron_status status = mem_alloc(&host, bytes, "a buffer");
-    if (status != KRON_OK) {
-        mem_free(p);
-        return status;
-    }
-    *out = p;
-    **out = (struct be_buf){.device = d, .bytes = bytes, .host = host};
-    return KRON_OK;
-}
-
-static void buf_free(struct be_buf *b)
-{
-    mem_free(b->host);
-    mem_free(b);
-}
-
-static kron_status buf_write(struct be_buf *b, size_t at, const void *src, size_t n)
-{
-    memcpy((char *)b->host + at, src, n);
-    return KRON_OK;
-}
-
-static kron_status buf_read(struct be_buf *b, size_t at, void *dst, size_t n)
-{
-    memcpy(dst, (const char *)b->host + at, n);
-    return KRON_OK;
-}
-
 static const struct be_fns fns = {
     .close = close_device,
-    .buf_alloc = buf_alloc,
-    .buf_free = buf_free,
-    .buf_write = buf_write,
-    .buf_read = buf_read,
+    .buf_alloc = host_buf_alloc,
+    .buf_free = host_buf_free,
+    .buf_write = host_buf_write,
+    .buf_read = host_buf_read,
     .op_supported = plan_supports,
     .weights_create = weights_create,
     .weights_free = weights_free,

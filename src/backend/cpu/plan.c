@@ -2,6 +2,7 @@
  * A planned graph as a list of prepared operations. */
 #include "backend/cpu/plan.h"
 #include "backend/cpu/cpu.h"
+#include "backend/host.h"
 #include <omp.h>
 
 static const struct cpu_op_fns *const op_fns[OP_COUNT] = {
@@ -92,14 +93,6 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
     return KRON_OK;
 }
 
-static float *host_of(const struct be_plan *p, struct be_buf *const *bind, gr_ref v)
-{
-    if (v == GR_NONE)
-        return NULL;
-    const struct gr_value *x = &p->g->values[v];
-    return x->bind >= 0 ? bind[x->bind]->host : (void *)(p->arena + x->offset);
-}
-
 static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
 {
     for (int i = 0; i < p->g->n_ops; i++) {
@@ -107,8 +100,8 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         struct cpu_call c = {.p = p, .o = &p->ops[i], .op = op, .k = p->device->k,
                              .threads = p->device->n_threads, .strengths = strengths};
         for (int j = 0; j < GR_MAX_IN; j++)
-            c.x[j] = host_of(p, bind, op->in[j]);
-        c.y = host_of(p, bind, op->out);
+            c.x[j] = host_value(p->g, op->in[j], p->arena, bind);
+        c.y = host_value(p->g, op->out, p->arena, bind);
         c.xs = gr_shape_of(p->g, op->in[0]);
         c.ys = gr_shape_of(p->g, op->out);
         op_fns[op->kind]->run(&c);

@@ -17,6 +17,7 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
 {
     void *p, *merged;
 
+    (void)d;
     KRON_TRY(mem_alloc(&p, sizeof **out, "weights"));
     kron_status status =
         mem_alloc_n(&merged, (size_t)table->n, sizeof(struct merged), "weights");
@@ -25,8 +26,7 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
         return status;
     }
     *out = p;
-    **out = (struct be_weights){
-        .device = (struct cpu_device *)d, .table = table, .set = set, .merged = merged};
+    **out = (struct be_weights){.table = table, .set = set, .merged = merged};
     return KRON_OK;
 }
 

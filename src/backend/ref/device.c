@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The reference device: host memory, and a loop over the operations. */
 #include "backend/ref/ref.h"
+#include "backend/host.h"
 #include <string.h>
 
 struct be_weights {
@@ -18,39 +19,6 @@ struct be_plan {
 static void close_device(struct be_device *d)
 {
     mem_free(d);
-}
-
-static kron_status buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out)
-{
-    void *p, *host;
-
-    KRON_TRY(mem_alloc(&p, sizeof(struct be_buf), "a buffer"));
-    kron_status status = mem_alloc(&host, bytes, "a buffer");
-    if (status != KRON_OK) {
-        mem_free(p);
-        return status;
-    }
-    *out = p;
-    **out = (struct be_buf){.device = d, .bytes = bytes, .host = host};
-    return KRON_OK;
-}
-
-static void buf_free(struct be_buf *b)
-{
-    mem_free(b->host);
-    mem_free(b);
-}
-
-static kron_status buf_write(struct be_buf *b, size_t at, const void *src, size_t n)
-{
-    memcpy((char *)b->host + at, src, n);
-    return KRON_OK;
-}
-
-static kron_status buf_read(struct be_buf *b, size_t at, void *dst, size_t n)
-{
-    memcpy(dst, (const char *)b->host + at, n);
-    return KRON_OK;
 }
 
 static bool op_supported(const struct be_device *d, const struct graph *g, const struct gr_op *op)
@@ -147,25 +115,15 @@ static void effective_weight(struct be_plan *p, const struct layer *l, const flo
         load(p->b, &l->bias, l->out);
 }
 
-static float *host_of(const struct be_plan *p, struct be_buf *const *bind, gr_ref v)
-{
-    const struct gr_value *x;
-
-    if (v == GR_NONE)
-        return NULL;
-    x = &p->g->values[v];
-    return x->bind >= 0 ? bind[x->bind]->host : (float *)((char *)p->arena + x->offset);
-}
-
 static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
 {
     for (int o = 0; o < p->g->n_ops; o++) {
         const struct gr_op *op = &p->g->ops[o];
         struct ref_call c = {.g = p->g, .op = op, .w = p->w, .b = p->b};
         for (int i = 0; i < GR_MAX_IN; i++)
-            c.x[i] = host_of(p, bind, op->in[i]);
+            c.x[i] = host_value(p->g, op->in[i], p->arena, bind);
         c.ids = (const void *)c.x[0];
-        c.y = host_of(p, bind, op->out);
+        c.y = host_value(p->g, op->out, p->arena, bind);
         c.xs = gr_shape_of(p->g, op->in[0]);
         c.ys = gr_shape_of(p->g, op->out);
         if (op->layer != NULL && op->kind != OP_EMBED)
@@ -182,10 +140,10 @@ static size_t plan_bytes(const struct be_plan *p)
 
 static const struct be_fns fns = {
     .close = close_device,
-    .buf_alloc = buf_alloc,
-    .buf_free = buf_free,
-    .buf_write = buf_write,
-    .buf_read = buf_read,
+    .buf_alloc = host_buf_alloc,
+    .buf_free = host_buf_free,
+    .buf_write = host_buf_write,
+    .buf_read = host_buf_read,
     .op_supported = op_supported,
     .weights_create = weights_create,
     .weights_free = weights_free,
