@@ -5,21 +5,6 @@
 #define ADAPTER_FAMILY_H
 #include "adapter/adapter.h"
 
-/* --- string to number, open addressing (name_map.c) --- */
-
-struct name_slot {
-    const char *key; /* NULL: free; not owned */
-    int value;
-};
-struct name_map {
-    struct name_slot *slots;
-    size_t n_slots; /* a power of two, at least twice the entries */
-};
-kron_status name_map_create(struct name_map *m, size_t max_entries);
-void name_map_free(struct name_map *m); /* {0} is fine */
-/* The slot of a key of `len` bytes, or the free one where it belongs. */
-struct name_slot *name_map_at(const struct name_map *m, const char *key, size_t len);
-
 /* --- names (adapter_names.c) --- */
 
 const struct layer_table *names_layers(const struct adapter_names *n);

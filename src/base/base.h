@@ -43,6 +43,8 @@ _Noreturn void assert_fail(const char *cond, const char *file, int line);
 kron_status mem_alloc(void **out, size_t bytes, const char *what);
 /* As mem_alloc for n elements of `size` bytes, refusing an overflowing product. */
 kron_status mem_alloc_n(void **out, size_t n, size_t size, const char *what);
+/* n floats; n is a count of our own, never negative. */
+kron_status mem_floats(float **out, int64_t n, const char *what);
 /* Grows *p from old_n to new_n elements, the new ones zero. On failure *p stays as it was. */
 kron_status mem_grow(void **p, size_t old_n, size_t new_n, size_t size, const char *what);
 void mem_free(void *p); /* NULL is fine */
@@ -88,6 +90,22 @@ bool str_ends(const char *s, const char *suffix);
 bool str_to_i64(const char *s, int64_t *out);
 bool str_to_double(const char *s, double *out); /* '.' is the point, whatever the locale */
 uint64_t hash_bytes(const void *p, size_t n, uint64_t seed); /* FNV-1a, for tables only */
+
+/* --- names to numbers, open addressing (name_map.c) --- */
+
+struct name_slot {
+    const char *key; /* NULL: free; not owned */
+    int64_t value;
+};
+/* Its size is fixed at creation. */
+struct name_map {
+    struct name_slot *slots;
+    size_t n_slots; /* a power of two, at least twice the entries */
+};
+kron_status name_map_create(struct name_map *m, size_t max_entries);
+void name_map_free(struct name_map *m); /* {0} is fine */
+/* The slot of a key of `len` bytes, or the free one where it belongs. */
+struct name_slot *name_map_at(const struct name_map *m, const char *key, size_t len);
 
 /* --- log, clock (log.c) --- */
 

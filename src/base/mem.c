@@ -59,6 +59,16 @@ kron_status mem_alloc_n(void **out, size_t n, size_t size, const char *what)
     return mem_alloc(out, bytes, what);
 }
 
+kron_status mem_floats(float **out, int64_t n, const char *what)
+{
+    void *p;
+
+    KRON_ASSERT(n >= 0);
+    kron_status status = mem_alloc_n(&p, (size_t)n, sizeof(float), what);
+    *out = p;
+    return status;
+}
+
 kron_status mem_grow(void **p, size_t old_n, size_t new_n, size_t size, const char *what)
 {
     void *q;

@@ -2,7 +2,7 @@
  * safetensors (huggingface.co/docs/safetensors): eight bytes of header length, a JSON header, then
  * the data. Read without copying: tensors are views of the mapping. Every number of the header is
  * checked, so that nobody after us has to. */
-#include "file/file_internal.h"
+#include "file/file.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@ struct st_file {
     int64_t n;
     struct meta *meta;
     int64_t n_meta;
-    struct name_table names;
+    struct name_map names; /* to indices of tensors */
 };
 
 /* --- one tensor --- */
@@ -167,9 +167,10 @@ static kron_status read_entries(struct st_file *f, json_t *header, size_t header
             KRON_TRY(read_tensor(f, name, j, data, data_bytes, &f->tensors[f->n++]));
     }
     KRON_TRY(check_places(f, data, data_bytes));
-    KRON_TRY(names_create(&f->names, (size_t)f->n));
+    KRON_TRY(name_map_create(&f->names, (size_t)f->n));
     for (int64_t i = 0; i < f->n; i++)
-        names_add(&f->names, f->tensors[i].name, i);
+        *name_map_at(&f->names, f->tensors[i].name, strlen(f->tensors[i].name)) =
+            (struct name_slot){f->tensors[i].name, i};
     return KRON_OK;
 }
 
@@ -257,7 +258,7 @@ void st_close(struct st_file **f)
 
     if (x == NULL)
         return;
-    names_free(&x->names);
+    name_map_free(&x->names);
     map_close(&x->map);
     arena_free(&x->mem);
     mem_free(x);
@@ -281,9 +282,9 @@ const struct tensor *st_at(const struct st_file *f, int64_t i)
 
 const struct tensor *st_find(const struct st_file *f, const char *name)
 {
-    int64_t i = names_find(&f->names, name);
+    const struct name_slot *slot = name_map_at(&f->names, name, strlen(name));
 
-    return i < 0 ? NULL : &f->tensors[i];
+    return slot->key != NULL ? &f->tensors[slot->value] : NULL;
 }
 
 const char *st_meta(const struct st_file *f, const char *key)

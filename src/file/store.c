@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Named tensors of one or several files. */
-#include "file/file_internal.h"
+#include "file/file.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

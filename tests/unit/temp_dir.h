@@ -54,4 +54,31 @@ static inline int temp_dir_count(const char *path)
     return n;
 }
 
+/* The folder of a group of tests: setup, teardown, and names in it. The last two paths stay. */
+static char dir[4096];
+
+static inline int make_dir(void **state)
+{
+    (void)state;
+    temp_dir_make(dir, sizeof dir);
+    return 0;
+}
+
+static inline int remove_dir(void **state)
+{
+    (void)state;
+    temp_dir_remove(dir);
+    return 0;
+}
+
+static inline const char *in_dir(const char *name)
+{
+    static char path[2][8192];
+    static int next;
+
+    next = !next;
+    snprintf(path[next], sizeof path[next], "%s/%s", dir, name);
+    return path[next];
+}
+
 #endif

@@ -12,29 +12,7 @@
 #include <sys/resource.h>
 #include <signal.h>
 
-static char dir[4096], in_dir_a[4200];
-
-static const char *in_dir(const char *name)
-{
-    static char path[8192];
-
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    temp_dir_make(dir, sizeof dir);
-    return 0;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    temp_dir_remove(dir);
-    return 0;
-}
+static char in_dir_a[4200];
 
 static void expect_content(const char *path, const char *want, size_t n)
 {

@@ -8,32 +8,6 @@
 
 #include "temp_dir.h"
 
-static char dir[4096];
-
-static const char *in_dir(const char *name)
-{
-    static char path[2][8192];
-    static int next;
-
-    next = !next;
-    snprintf(path[next], sizeof path[next], "%s/%s", dir, name);
-    return path[next];
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    temp_dir_make(dir, sizeof dir);
-    return 0;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    temp_dir_remove(dir);
-    return 0;
-}
-
 static void put_text(const char *name, const char *text)
 {
     assert_int_equal(file_write(in_dir(name), text, strlen(text)), KRON_OK);

@@ -12,30 +12,6 @@
 
 #define SHIPPED KRON_SOURCE_DIR "/models/emoji-sd.safetensors"
 
-static char dir[4096];
-
-static const char *in_dir(const char *name)
-{
-    static char path[8192];
-
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    return path;
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    temp_dir_make(dir, sizeof dir);
-    return 0;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    temp_dir_remove(dir);
-    return 0;
-}
-
 static struct tensor zeros(const char *name, int n_dims, const int64_t *dim)
 {
     static const unsigned char none[8u << 20];

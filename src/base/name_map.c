@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * A hash table from names to numbers: linear probing, never more than half full. */
-#include "adapter/family.h"
+#include "base/base.h"
 #include <string.h>
 
 kron_status name_map_create(struct name_map *m, size_t max_entries)
@@ -10,7 +10,7 @@ kron_status name_map_create(struct name_map *m, size_t max_entries)
     while (n / 2 < max_entries)
         n *= 2;
     m->n_slots = n;
-    return mem_alloc_n((void **)&m->slots, n, sizeof *m->slots, "name table");
+    return mem_alloc_n((void **)&m->slots, n, sizeof *m->slots, "a name table");
 }
 
 void name_map_free(struct name_map *m)
