@@ -13,8 +13,8 @@ kron_status kron_model_open(kron_model **out, const kron_model_params *params)
         return err_set(KRON_ERR_ARGUMENT, "%d threads: expected 0 (all cores) to 1024",
                        params->n_threads);
     if (params->prediction < KRON_PREDICTION_DETECT || params->prediction > KRON_PREDICTION_V)
-        return err_set(KRON_ERR_ARGUMENT, "kron_model_open: prediction %d is none of kron_prediction",
-                       (int)params->prediction);
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_open: prediction %d is none of "
+                       "kron_prediction", (int)params->prediction);
     KRON_TRY(mem_alloc(&p, sizeof **out, "a model"));
     kron_model *m = p;
     kron_status status = engine_open(&m->engine, params);

@@ -16,8 +16,9 @@ kron_status kron_session_create(kron_session **out, kron_model *m,
     if (out == NULL || m == NULL)
         return err_set(KRON_ERR_ARGUMENT, "kron_session_create: expected a session and a model");
     *out = NULL;
-    if (params != NULL && (params->apply < KRON_APPLY_AUTO || params->apply > KRON_APPLY_AT_RUNTIME ||
-                           params->max_memory < 0))
+    if (params != NULL &&
+        (params->apply < KRON_APPLY_AUTO || params->apply > KRON_APPLY_AT_RUNTIME ||
+         params->max_memory < 0))
         return err_set(KRON_ERR_ARGUMENT, "kron_session_create: apply %d or max_memory %lld is out "
                        "of range", (int)params->apply, (long long)params->max_memory);
     KRON_TRY(mem_alloc(&p, sizeof **out, "a session"));

@@ -110,8 +110,8 @@ static bool expect(struct graph *g, bool ok, const char *op, const struct layer 
     if (ok)
         return true;
     if (l != NULL)
-        fail(g, err_set(KRON_ERR_SHAPE, "%s: %s '%s' [%lld, %lld, %d, %d] does not take an input of "
-                        "%lld channels", g->name, op, l->name, (long long)l->out,
+        fail(g, err_set(KRON_ERR_SHAPE, "%s: %s '%s' [%lld, %lld, %d, %d] does not take an input "
+                        "of %lld channels", g->name, op, l->name, (long long)l->out,
                         (long long)l->in, l->kh, l->kw, (long long)x.c));
     else
         fail(g, err_set(KRON_ERR_SHAPE, "%s: %s of [%lld, %lld, %lld, %lld] and [%lld, %lld, %lld, "
@@ -155,7 +155,8 @@ int gr_bind(const struct graph *g, const char *name)
     return -1;
 }
 
-gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act, gr_ref residual)
+gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act,
+                 gr_ref residual)
 {
     struct gr_op op = new_op(OP_LINEAR, x);
     struct gr_shape s = gr_shape_of(g, x);

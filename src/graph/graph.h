@@ -104,7 +104,8 @@ int gr_bind(const struct graph *g, const char *name);
 struct gr_shape gr_shape_of(const struct graph *g, gr_ref v);
 
 /* y = act(W x + b), plus residual (GR_NONE: none). x[..., in] -> [..., out]. */
-gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act, gr_ref residual);
+gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act,
+                 gr_ref residual);
 /* x[..., in] -> [..., out / 2]: first half of the rows times gelu of the second half. */
 gr_ref gr_geglu(struct graph *g, gr_ref x, const struct layer *l);
 /* Same-padded (kh/2) convolution of stride 1 or 2. vec [n, 1, 1, out] is added to every pixel of

@@ -118,7 +118,8 @@ static kron_status check_widths(const struct clip *c)
 static kron_status load_one(struct loader *ld, struct clip *c, bool open_clip,
                             const char *heads_key)
 {
-    c->token = load_layer(ld, LAYER_EMBED, open_clip ? "token_embedding" : "embeddings.token_embedding",
+    c->token = load_layer(ld, LAYER_EMBED,
+                          open_clip ? "token_embedding" : "embeddings.token_embedding",
                           "embeddings.token_embedding", true);
     load_position(ld, c);
     c->n_layers = count_layers(ld, open_clip);
@@ -206,7 +207,8 @@ kron_status clip_load(struct sd_model *m)
 
 /* --- graph --- */
 
-static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c, const struct clip_layer *l)
+static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c,
+                          const struct clip_layer *l)
 {
     gr_ref n = gr_layer_norm(g, x, l->norm1, eps), a;
 

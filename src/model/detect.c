@@ -107,8 +107,8 @@ static kron_status check_widths(struct sd_model *m)
                        u->context_width, context);
     if (u->conv_out->out != 4 || m->vae.latent_channels != 4 ||
         (u->in_channels != 4 && u->in_channels != 9))
-        return err_set(KRON_ERR_UNSUPPORTED, "the UNet has %d channels in and %lld out with a VAE of "
-                       "%d latent channels: expected 4 (9 for inpainting), 4 and 4",
+        return err_set(KRON_ERR_UNSUPPORTED, "the UNet has %d channels in and %lld out with a VAE "
+                       "of %d latent channels: expected 4 (9 for inpainting), 4 and 4",
                        u->in_channels, (long long)u->conv_out->out, m->vae.latent_channels);
     if (u->label1 == NULL)
         return KRON_OK;

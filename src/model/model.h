@@ -140,7 +140,7 @@ struct loader {
 };
 
 /* The layer of that name, or NULL with loader.status set (`needed`) or untouched (not needed).
- * native and name are formats with the same arguments left out: complete names. */
+ * native and name are complete but for the part's prefix and ".weight". */
 const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const char *native,
                                const char *name, bool needed);
 bool loader_has(const struct loader *ld, const char *native, const char *name);

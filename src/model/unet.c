@@ -152,7 +152,8 @@ static void load_up(struct loader *ld, struct unet *u)
             return;
         }
         for (int j = 0; j < n; j++, index++) {
-            struct names r = names_of("output_blocks.%d.0", "up_blocks.%d.resnets.%d", index, 0, i, j);
+            struct names r =
+                names_of("output_blocks.%d.0", "up_blocks.%d.resnets.%d", index, 0, i, j);
             struct names t =
                 names_of("output_blocks.%d.1", "up_blocks.%d.attentions.%d", index, 0, i, j);
             lv->blocks[j].res = load_resnet(ld, &r);
@@ -179,22 +180,16 @@ static void load_middle(struct loader *ld, struct unet *u)
     u->mid2 = load_resnet(ld, &r2);
 }
 
-static const struct layer *named(struct loader *ld, enum layer_kind kind, const char *native,
-                                 const char *name, bool needed)
-{
-    return load_layer(ld, kind, native, name, needed);
-}
-
 static void load_ends(struct loader *ld, struct unet *u)
 {
-    u->time1 = named(ld, LAYER_LINEAR, "time_embed.0", "time_embedding.linear_1", true);
-    u->time2 = named(ld, LAYER_LINEAR, "time_embed.2", "time_embedding.linear_2", true);
-    u->label1 = named(ld, LAYER_LINEAR, "label_emb.0.0", "add_embedding.linear_1", false);
+    u->time1 = load_layer(ld, LAYER_LINEAR, "time_embed.0", "time_embedding.linear_1", true);
+    u->time2 = load_layer(ld, LAYER_LINEAR, "time_embed.2", "time_embedding.linear_2", true);
+    u->label1 = load_layer(ld, LAYER_LINEAR, "label_emb.0.0", "add_embedding.linear_1", false);
     if (u->label1 != NULL)
-        u->label2 = named(ld, LAYER_LINEAR, "label_emb.0.2", "add_embedding.linear_2", true);
-    u->conv_in = named(ld, LAYER_CONV, "input_blocks.0.0", "conv_in", true);
-    u->norm_out = named(ld, LAYER_NORM, "out.0", "conv_norm_out", true);
-    u->conv_out = named(ld, LAYER_CONV, "out.2", "conv_out", true);
+        u->label2 = load_layer(ld, LAYER_LINEAR, "label_emb.0.2", "add_embedding.linear_2", true);
+    u->conv_in = load_layer(ld, LAYER_CONV, "input_blocks.0.0", "conv_in", true);
+    u->norm_out = load_layer(ld, LAYER_NORM, "out.0", "conv_norm_out", true);
+    u->conv_out = load_layer(ld, LAYER_CONV, "out.2", "conv_out", true);
 }
 
 /* --- heads --- */

@@ -126,8 +126,8 @@ kron_status vae_load(struct sd_model *m)
     KRON_TRY(ld.status);
     if (v->decoder.n_levels < 1 ||
         (v->encoder.conv_in != NULL && v->encoder.n_levels != v->decoder.n_levels))
-        return err_set(KRON_ERR_FORMAT, "'%s': a VAE of %d levels down and %d up: expected as many, "
-                       "at least 1", v->decoder.conv_in->weight.name, v->encoder.n_levels,
+        return err_set(KRON_ERR_FORMAT, "'%s': a VAE of %d levels down and %d up: expected as "
+                       "many, at least 1", v->decoder.conv_in->weight.name, v->encoder.n_levels,
                        v->decoder.n_levels);
     v->latent_channels = (int)v->decoder.conv_in->in;
     v->factor = 1 << (v->decoder.n_levels - 1);

@@ -3,15 +3,6 @@
 #include "pipeline/session.h"
 #include <string.h>
 
-static kron_status alloc(float **out, int64_t n)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)n, sizeof(float), "the latents of a step"));
-    *out = p;
-    return KRON_OK;
-}
-
 /* Both halves in one batch decode each weight once instead of twice, for twice the activations:
  * taken unless they would fill over half of the memory there is. */
 static kron_status choose_batch(struct denoise *d)
@@ -37,8 +28,8 @@ kron_status denoise_init(struct denoise *d, struct session *s, const struct cond
     d->sizes[0] = d->sizes[4] = (float)(h * factor);
     d->sizes[1] = d->sizes[5] = (float)(w * factor);
     KRON_TRY(choose_batch(d));
-    KRON_TRY(alloc(&d->in, 2 * h * w * s->e->model.unet.in_channels));
-    return alloc(&d->out, 2 * h * w * 4);
+    KRON_TRY(mem_floats(&d->in, 2 * h * w * s->e->model.unet.in_channels, "the latents of a step"));
+    return mem_floats(&d->out, 2 * h * w * 4, "the latents of a step");
 }
 
 void denoise_fini(struct denoise *d)
@@ -139,7 +130,7 @@ static kron_status test_call(struct session *s, struct condition *c, kron_predic
     *out = KRON_PREDICTION_EPS;
     if (s->e->model.unet.in_channels > 4) /* the inpainting checkpoint of SD2 predicts eps */
         return KRON_OK;
-    KRON_TRY(alloc(&d.in, n * s->e->model.unet.in_channels));
+    KRON_TRY(mem_floats(&d.in, n * s->e->model.unet.in_channels, "the latents of a step"));
     kron_status status = denoise_raw(&d, x, 999, y);
     mem_free(d.in);
     for (int64_t i = 0; i < n; i++)
@@ -154,7 +145,8 @@ kron_status detect_prediction(struct engine *e, kron_prediction *out)
     struct session *s;
 
     KRON_TRY(session_create(&s, e, NULL));
-    kron_status status = alloc(&c.context, c.tokens * e->model.unet.context_width);
+    kron_status status =
+        mem_floats(&c.context, c.tokens * e->model.unet.context_width, "encoded text");
     if (status == KRON_OK)
         status = test_call(s, &c, out);
     condition_free(&c);

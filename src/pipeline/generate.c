@@ -112,7 +112,7 @@ static int after_step(void *user, int done, const float *x, const float *denoise
     if (show && make_preview(j, denoised, &preview) != KRON_OK)
         show = false; /* a step is worth more than its preview */
     kron_status status = tell(j, "sampling", done, show ? &preview : NULL);
-    mem_free(preview.pixels);
+    image_free(&preview);
     return status != KRON_OK;
 }
 
@@ -153,15 +153,6 @@ static void keep_outside(void *user, double sigma, float *denoised)
 }
 
 /* --- preparation --- */
-
-static kron_status floats(float **out, int64_t n, const char *what)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)n, sizeof(float), what));
-    *out = p;
-    return KRON_OK;
-}
 
 static kron_status prepare_sigmas(struct job *j)
 {
@@ -246,12 +237,12 @@ static kron_status prepare_extra(struct job *j)
     if (j->mask.pixels == NULL)
         return err_set(KRON_ERR_ARGUMENT, "this is an inpainting checkpoint: it needs a start "
                        "picture and a mask");
-    KRON_TRY(floats(&j->extra, pixels * more, "the inpainting input"));
+    KRON_TRY(mem_floats(&j->extra, pixels * more, "the inpainting input"));
     KRON_TRY(mem_alloc(&p, (size_t)grey.width * (size_t)grey.height * 3, "the masked picture"));
     grey.pixels = p;
     for (int64_t i = 0; i < (int64_t)grey.width * grey.height * 3; i++)
         grey.pixels[i] = j->mask.pixels[i / 3] > 127 ? 128 : j->source.pixels[i];
-    kron_status status = floats(&latent, j->n, "a latent");
+    kron_status status = mem_floats(&latent, j->n, "a latent");
     if (status == KRON_OK)
         status = encode_picture(j, &grey, latent);
     for (int64_t i = 0; status == KRON_OK && i < pixels; i++) {
@@ -264,39 +255,21 @@ static kron_status prepare_extra(struct job *j)
     return status;
 }
 
-static kron_status to_channels(const kron_image *in, int channels, kron_image *out)
-{
-    int64_t n = (int64_t)in->width * in->height;
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)n, (size_t)channels, "a picture"));
-    *out = (kron_image){in->width, in->height, channels, p};
-    for (int64_t i = 0; i < n; i++) {
-        const uint8_t *from = in->pixels + i * in->channels;
-        if (channels == in->channels)
-            memcpy(out->pixels + i * channels, from, (size_t)channels);
-        else if (channels == 3)
-            memset(out->pixels + i * 3, from[0], 3);
-        else
-            out->pixels[i] = (uint8_t)((from[0] * 299 + from[1] * 587 + from[2] * 114 + 500) / 1000);
-    }
-    return KRON_OK;
-}
-
+/* A copy of a caller's picture, of the job's size and of so many channels. */
 static kron_status fit(const struct job *j, const kron_image *in, int channels, const char *what,
                        kron_image *out)
 {
-    kron_image scaled = {0};
-
     if (in->pixels == NULL || in->width < 1 || in->height < 1 ||
         (in->channels != 1 && in->channels != 3))
         return err_set(KRON_ERR_ARGUMENT, "%s: expected a picture of 1 or 3 channels", what);
-    if (in->width == j->in->width && in->height == j->in->height)
-        return to_channels(in, channels, out);
-    KRON_TRY(image_resize(&scaled, in, j->in->width, j->in->height));
-    kron_status status = to_channels(&scaled, channels, out);
-    image_free(&scaled);
-    return status;
+    if (in->width == j->in->width && in->height == j->in->height) {
+        KRON_TRY(image_alloc(out, in->width, in->height, in->channels));
+        memcpy(out->pixels, in->pixels,
+               (size_t)in->width * (size_t)in->height * (size_t)in->channels);
+    } else {
+        KRON_TRY(image_resize(out, in, j->in->width, j->in->height));
+    }
+    return image_convert(out, channels);
 }
 
 static kron_status prepare_start(struct job *j)
@@ -305,11 +278,11 @@ static kron_status prepare_start(struct job *j)
         return prepare_extra(j);
     KRON_TRY(tell(j, "encoding", 0, NULL));
     KRON_TRY(fit(j, j->in->init_image, 3, "start picture", &j->source));
-    KRON_TRY(floats(&j->init, j->n, "the start latent"));
+    KRON_TRY(mem_floats(&j->init, j->n, "the start latent"));
     KRON_TRY(encode_picture(j, &j->source, j->init));
     if (j->in->mask != NULL) {
         KRON_TRY(fit(j, j->in->mask, 1, "mask", &j->mask));
-        KRON_TRY(floats(&j->keep, j->h * j->w, "the latent mask"));
+        KRON_TRY(mem_floats(&j->keep, j->h * j->w, "the latent mask"));
         shrink_mask(j);
     }
     KRON_TRY(prepare_extra(j));
@@ -324,10 +297,10 @@ static kron_status prepare(struct job *j)
     j->h = j->in->height / j->s->e->model.vae.factor;
     j->w = j->in->width / j->s->e->model.vae.factor;
     j->n = j->h * j->w * 4;
-    KRON_TRY(floats(&j->x, j->n, "a latent"));
-    KRON_TRY(floats(&j->noise, j->n, "a latent"));
-    KRON_TRY(floats(&j->swap, j->n, "a latent"));
-    KRON_TRY(floats(&j->picture, (int64_t)j->in->width * j->in->height * 3, "a picture"));
+    KRON_TRY(mem_floats(&j->x, j->n, "a latent"));
+    KRON_TRY(mem_floats(&j->noise, j->n, "a latent"));
+    KRON_TRY(mem_floats(&j->swap, j->n, "a latent"));
+    KRON_TRY(mem_floats(&j->picture, (int64_t)j->in->width * j->in->height * 3, "a picture"));
     KRON_TRY(prepare_text(j));
     return prepare_start(j);
 }
@@ -339,7 +312,8 @@ static void keep_pixels(const struct job *j, kron_image *out)
 {
     for (int64_t i = 0; i < (int64_t)out->width * out->height * 3; i++) {
         int m = j->mask.pixels[i / 3];
-        out->pixels[i] = (uint8_t)((out->pixels[i] * m + j->source.pixels[i] * (255 - m) + 127) / 255);
+        int sum = out->pixels[i] * m + j->source.pixels[i] * (255 - m);
+        out->pixels[i] = (uint8_t)((sum + 127) / 255);
     }
 }
 

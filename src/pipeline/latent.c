@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Images to latents and back, whole or in tiles, and previews. */
+#include "image/image.h"
 #include "pipeline/session.h"
 #include <math.h>
 #include <string.h>
@@ -9,13 +10,6 @@ void nchw_to_nhwc(const float *in, int64_t c, int64_t h, int64_t w, float *out)
     for (int64_t k = 0; k < c; k++)
         for (int64_t i = 0; i < h * w; i++)
             out[i * c + k] = in[k * h * w + i];
-}
-
-void nhwc_to_nchw(const float *in, int64_t c, int64_t h, int64_t w, float *out)
-{
-    for (int64_t i = 0; i < h * w; i++)
-        for (int64_t k = 0; k < c; k++)
-            out[k * h * w + i] = in[i * c + k];
 }
 
 /* --- tiles --- */
@@ -110,15 +104,6 @@ static kron_status run_tiles(struct tiles *t)
     return KRON_OK;
 }
 
-static kron_status alloc(float **out, int64_t n, const char *what)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)n, sizeof(float), what));
-    *out = p;
-    return KRON_OK;
-}
-
 static kron_status run_whole_or_tiles(struct tiles *t, const struct tiling *how)
 {
     kron_status status;
@@ -128,11 +113,11 @@ static kron_status run_whole_or_tiles(struct tiles *t, const struct tiling *how)
         return run_net(t, t->h, t->w, t->in, t->out);
     t->step = t->tile - (int64_t)(how->overlap * (double)t->tile);
     t->step = t->step < 1 ? 1 : t->step;
-    status = alloc(&t->weight, t->h * t->w * t->out_f * t->out_f, "tiles");
+    status = mem_floats(&t->weight, t->h * t->w * t->out_f * t->out_f, "tiles");
     if (status == KRON_OK)
-        status = alloc(&t->a, t->tile * t->tile * t->in_f * t->in_f * t->in_c, "a tile");
+        status = mem_floats(&t->a, t->tile * t->tile * t->in_f * t->in_f * t->in_c, "a tile");
     if (status == KRON_OK)
-        status = alloc(&t->b, t->tile * t->tile * t->out_f * t->out_f * t->out_c, "a tile");
+        status = mem_floats(&t->b, t->tile * t->tile * t->out_f * t->out_f * t->out_c, "a tile");
     if (status == KRON_OK)
         status = run_tiles(t);
     mem_free(t->weight);
@@ -153,7 +138,7 @@ kron_status latent_decode(struct session *s, const float *latent, int64_t h, int
     int64_t n = h * w * v->latent_channels;
     float *scaled;
 
-    KRON_TRY(alloc(&scaled, n, "a latent"));
+    KRON_TRY(mem_floats(&scaled, n, "a latent"));
     for (int64_t i = 0; i < n; i++)
         scaled[i] = latent[i] / v->scale;
     t.in = scaled;
@@ -172,9 +157,9 @@ kron_status latent_encode(struct session *s, const float *image, int64_t h, int6
                       .in = image};
 
     if (v->encoder.conv_in == NULL)
-        return err_set(KRON_ERR_UNSUPPORTED, "the model's VAE has no encoder: a start picture needs "
-                       "one");
-    KRON_TRY(alloc(&t.out, h * w * t.out_c, "a latent"));
+        return err_set(KRON_ERR_UNSUPPORTED, "the model's VAE has no encoder: a start picture "
+                       "needs one");
+    KRON_TRY(mem_floats(&t.out, h * w * t.out_c, "a latent"));
     kron_status status = run_whole_or_tiles(&t, how);
     for (int64_t i = 0; i < h * w; i++)
         for (int64_t k = 0; k < c; k++)
@@ -190,18 +175,9 @@ static uint8_t to_byte(double v)
     return (uint8_t)(x < 0 || isnan(x) ? 0 : x > 255 ? 255 : lrint(x));
 }
 
-static kron_status new_image(kron_image *out, int64_t h, int64_t w)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)(h * w), 3, "a picture"));
-    *out = (kron_image){.width = (int)w, .height = (int)h, .channels = 3, .pixels = p};
-    return KRON_OK;
-}
-
 kron_status image_from_floats(const float *image, int64_t h, int64_t w, kron_image *out)
 {
-    KRON_TRY(new_image(out, h, w));
+    KRON_TRY(image_alloc(out, (int)w, (int)h, 3));
     for (int64_t i = 0; i < h * w * 3; i++)
         out->pixels[i] = to_byte(image[i]);
     return KRON_OK;
@@ -218,7 +194,7 @@ kron_status latent_preview(const struct session *s, const float *latent, int64_t
 {
     const float(*rgb)[3] = s->e->model.arch == KRON_ARCH_SDXL ? rgb_sdxl : rgb_sd1;
 
-    KRON_TRY(new_image(out, h, w));
+    KRON_TRY(image_alloc(out, (int)w, (int)h, 3));
     for (int64_t i = 0; i < h * w; i++)
         for (int c = 0; c < 3; c++) {
             double v = 0;

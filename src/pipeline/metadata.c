@@ -40,7 +40,8 @@ void job_parameters(const struct session *s, const kron_job *job, int image_inde
     str_addf(out, "%s\n", job->prompt ? job->prompt : "");
     if (job->negative_prompt != NULL && job->negative_prompt[0] != '\0')
         str_addf(out, "Negative prompt: %s\n", job->negative_prompt);
-    str_addf(out, "Steps: %d, Sampler: %s, Schedule type: %s, CFG scale: %g, Seed: %lld, Size: %dx%d",
+    str_addf(out, "Steps: %d, Sampler: %s, Schedule type: %s, CFG scale: %g, Seed: %lld, "
+             "Size: %dx%d",
              job->sigmas != NULL ? job->n_sigmas - 1 : job->steps,
              sampler != NULL ? label(sampler->name) : "?", label(schedule_of(job)),
              (double)job->cfg_scale, (long long)job->seed + image_index, job->width, job->height);

@@ -71,6 +71,7 @@ static kron_status compile(struct session *s, struct net *net)
 {
     const struct delta_set *set = s->set ? adapter_set_deltas(s->set) : NULL;
     double start = clock_seconds();
+    size_t bytes;
 
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
@@ -78,11 +79,11 @@ static kron_status compile(struct session *s, struct net *net)
                      merge_budget(s));
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
     KRON_TRY(make_binds(s, net));
+    bytes = be_plan_bytes(s->e->device, net->plan);
     log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
-              "planned in %.0f ms", net->g.name, (double)be_plan_bytes(s->e->device, net->plan) / 1e6,
+              "planned in %.0f ms", net->g.name, (double)bytes / 1e6,
               (double)net->g.arena_bytes / 1e6, (double)net->g.lower_bound / 1e6,
-              (double)(be_plan_bytes(s->e->device, net->plan) - net->g.arena_bytes) / 1e6,
-              (clock_seconds() - start) * 1e3);
+              (double)(bytes - net->g.arena_bytes) / 1e6, (clock_seconds() - start) * 1e3);
     return KRON_OK;
 }
 
@@ -107,16 +108,23 @@ static struct net **slot_for(struct session *s)
     return oldest;
 }
 
+static struct net *cached(const struct session *s, const struct net_key *key)
+{
+    for (int i = 0; i < MAX_NETS; i++)
+        if (s->nets[i] != NULL && same_key(&s->nets[i]->key, key))
+            return s->nets[i];
+    return NULL;
+}
+
 kron_status net_get(struct session *s, const struct net_key *key, struct net **out)
 {
     void *p;
 
-    for (int i = 0; i < MAX_NETS; i++)
-        if (s->nets[i] != NULL && same_key(&s->nets[i]->key, key)) {
-            s->nets[i]->used = ++s->clock;
-            *out = s->nets[i];
-            return KRON_OK;
-        }
+    *out = cached(s, key);
+    if (*out != NULL) {
+        (*out)->used = ++s->clock;
+        return KRON_OK;
+    }
     KRON_TRY(mem_alloc(&p, sizeof **out, net_names[key->kind]));
     struct net *net = p;
     net->key = *key;
@@ -188,8 +196,13 @@ void nets_drop_all(struct session *s)
 
 kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes)
 {
+    const struct net *made = cached(s, key);
     struct graph g;
 
+    if (made != NULL) {
+        *bytes = made->g.arena_bytes;
+        return KRON_OK;
+    }
     build(s, key, &g);
     kron_status status = gr_plan(&g);
     *bytes = g.arena_bytes;

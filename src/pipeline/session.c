@@ -246,7 +246,8 @@ static kron_status open_named(struct session *s, const char *dir, const char *na
         return err_set(KRON_ERR_ARGUMENT, "the prompt names the adapter '%s', but no folder of "
                        "adapters is given (--lora-model-dir)", name);
     if (!name_is_safe(name))
-        return err_set(KRON_ERR_ARGUMENT, "the prompt's adapter name '%s' leads out of %s", name, dir);
+        return err_set(KRON_ERR_ARGUMENT, "the prompt's adapter name '%s' leads out of %s", name,
+                       dir);
     str_addf(&path, "%s/%s%s", dir, name, str_ends(name, ".safetensors") ? "" : ".safetensors");
     if (path.status != KRON_OK)
         status = path.status;

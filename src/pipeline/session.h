@@ -124,7 +124,8 @@ void condition_free(struct condition *c);
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
                            const struct prompt *negative, int clip_skip, struct condition *pos,
                            struct condition *neg);
-/* One encoder over n windows of ids; context[n*77, width], pooled (NULL: not wanted) of the first. */
+/* One encoder over n windows of ids: context[n*77, width], and pooled (NULL: not wanted) of the
+ * first. */
 kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
                            float *context, float *pooled);
 
@@ -166,7 +167,6 @@ kron_status latent_preview(const struct session *s, const float *latent, int64_t
                            kron_image *out);
 kron_status image_from_floats(const float *image, int64_t h, int64_t w, kron_image *out);
 void nchw_to_nhwc(const float *in, int64_t c, int64_t h, int64_t w, float *out);
-void nhwc_to_nchw(const float *in, int64_t c, int64_t h, int64_t w, float *out);
 
 /* --- jobs (generate.c, metadata.c) --- */
 

@@ -85,23 +85,14 @@ static void work_free(struct work *w)
     mem_free(w->z);
 }
 
-static kron_status alloc_floats(float **out, int64_t n, const char *what)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc_n(&p, (size_t)n, sizeof(float), what));
-    *out = p;
-    return KRON_OK;
-}
-
 static kron_status work_alloc(struct work *w, int64_t tokens, int64_t width)
 {
     void *p;
 
     KRON_TRY(mem_alloc_n(&p, (size_t)tokens, sizeof *w->ids, "token ids"));
     w->ids = p;
-    KRON_TRY(alloc_floats(&w->weights, tokens, "token weights"));
-    return alloc_floats(&w->z, tokens * width, "encoded text");
+    KRON_TRY(mem_floats(&w->weights, tokens, "token weights"));
+    return mem_floats(&w->z, tokens * width, "encoded text");
 }
 
 static kron_status encode_with(struct session *s, const struct prompt_windows *pw, int64_t n,
@@ -129,8 +120,8 @@ static kron_status condition_alloc(struct session *s, int64_t n, struct conditio
 
     memset(out, 0, sizeof *out);
     out->tokens = n * TOK_WINDOW;
-    KRON_TRY(alloc_floats(&out->context, out->tokens * u->context_width, "encoded text"));
-    return u->pooled_width > 0 ? alloc_floats(&out->pooled, u->pooled_width, "pooled text")
+    KRON_TRY(mem_floats(&out->context, out->tokens * u->context_width, "encoded text"));
+    return u->pooled_width > 0 ? mem_floats(&out->pooled, u->pooled_width, "pooled text")
                                : KRON_OK;
 }
 

@@ -40,7 +40,7 @@ struct tensor {
     size_t bytes;
     enum dtype type;
     int n_dims;
-    int64_t dim[TENSOR_MAX_DIMS]; /* row-major: the last varies fastest; entries past n_dims are 1 */
+    int64_t dim[TENSOR_MAX_DIMS]; /* row-major: the last varies fastest; past n_dims 1 */
     const char *name;             /* as in its file; for messages; never NULL where data is not */
 };
 
