@@ -1,16 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Any bytes as a PNG file: a picture or an error, its texts or an error. */
-#include "image/image.h"
-#include <stdlib.h>
-#include <string.h>
+ * Any bytes as a PNG file. */
+#include "image_checks.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void check(bool holds)
-{
-    if (!holds)
-        abort();
-}
 
 static uint32_t crc(const uint8_t *data, size_t bytes)
 {
@@ -38,35 +30,15 @@ static void mend(uint8_t *data, size_t size)
     }
 }
 
-static void decode(const uint8_t *data, size_t size)
-{
-    kron_image image;
-    struct image_texts texts;
-    kron_status status = image_png_decode(&image, data, size);
-    check((status == KRON_OK) == (image.pixels != NULL));
-    if (status == KRON_OK) {
-        check(image.width > 0 && image.width <= IMAGE_MAX_SIDE);
-        check(image.height > 0 && image.height <= IMAGE_MAX_SIDE);
-        check(image.channels == 1 || image.channels == 3);
-    } else {
-        check(kron_error_detail()[0] != '\0' && strchr(kron_error_detail(), '\n') == NULL);
-    }
-    image_free(&image);
-    if (image_png_texts(&texts, data, size) == KRON_OK)
-        for (size_t i = 0; i < texts.n; i++)
-            check(image_utf8_valid(texts.items[i].value, strlen(texts.items[i].value)));
-    image_texts_free(&texts);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t *copy = malloc(size > 0 ? size : 1);
     check(copy != NULL);
     if (size > 0)
         memcpy(copy, data, size);
-    decode(copy, size);
+    check_image(image_png_decode, image_png_texts, copy, size);
     mend(copy, size);
-    decode(copy, size);
+    check_image(image_png_decode, image_png_texts, copy, size);
     free(copy);
     return 0;
 }

@@ -78,19 +78,8 @@ static bool all_applied(struct golden *g, struct session *s, const char *name)
 static bool bind(struct golden *g, struct session *s, const char *name, const char *const *files,
                  const double *strengths, size_t n)
 {
-    kron_adapter_use uses[8] = {0};
-    char path[4096];
-    kron_status status = KRON_OK;
+    kron_status status = bind_files(g, s, files, strengths, n);
 
-    for (size_t i = 0; i < n && status == KRON_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", g->dir, files[i]);
-        uses[i].te_strength = uses[i].unet_strength = (float)strengths[i];
-        status = kron_adapter_open(&uses[i].adapter, path);
-    }
-    if (status == KRON_OK)
-        status = session_set_adapters(s, uses, n);
-    for (size_t i = 0; i < n; i++)
-        kron_adapter_close(&uses[i].adapter);
     if (status == KRON_ERR_UNSUPPORTED)
         skip(g, name, kron_error_detail());
     else if (status != KRON_OK)
@@ -160,7 +149,8 @@ static void check_one(struct golden *g, struct session *s, const struct inputs *
 
 static bool bind_list(struct golden *g, struct session *s, const char *name, const json_t *row)
 {
-    const json_t *files = json_object_get(row, "files"), *strengths = json_object_get(row, "strengths");
+    const json_t *files = json_object_get(row, "files");
+    const json_t *strengths = json_object_get(row, "strengths");
     const char *names[8];
     double s8[8];
     size_t n = json_array_size(files);
@@ -212,25 +202,13 @@ void golden_adapters(struct golden *g, const char *arch)
     } modes[] = {{KRON_APPLY_AUTO, "auto"},
                  {KRON_APPLY_AT_RUNTIME, "at_runtime"},
                  {KRON_APPLY_IMMEDIATELY, "immediately"}};
-    char file[64], name[96];
-    json_t *man;
-    struct loaded l;
+    struct data_set d;
 
-    snprintf(file, sizeof file, "adapters_%s.json", arch);
-    man = load_json(g, file);
-    snprintf(name, sizeof name, "adapters_%s", arch);
-    if (man == NULL || !wanted(g, name))
-        return;
-    snprintf(file, sizeof file, "adapters_%s.safetensors", arch);
-    struct st_file *f = load_tensors(g, file);
-    snprintf(file, sizeof file, "tiny_%s.safetensors", arch);
     for (size_t m = 0; m < sizeof modes / sizeof *modes; m++) {
-        printf("# %s, %s\n", name, modes[m].name);
-        if (!open_model(g, &l, file, modes[m].apply))
-            continue;
-        all_cases(g, l.s, f, man);
-        close_model(&l);
+        if (!open_set(g, &d, "adapters", arch, modes[m].apply))
+            return;
+        printf("# %s\n", modes[m].name);
+        all_cases(g, d.l.s, d.tensors, d.manifest);
+        close_set(&d);
     }
-    st_close(&f);
-    json_decref(man);
 }

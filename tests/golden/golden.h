@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * kron-golden: runs every case of a folder in the layout of the project's reference outputs
- * (../shared/reference/README.md; docs/numerics.md has the bounds). A file each kind of data set. */
+ * (../shared/reference/README.md; docs/numerics.md has the bounds). A file each kind of data. */
 #ifndef GOLDEN_GOLDEN_H
 #define GOLDEN_GOLDEN_H
 #include "pipeline/session.h"
@@ -48,6 +48,19 @@ struct loaded {
     struct kron_model model;
     struct session *s;
 };
+/* A data set KIND_ARCH of the folder, with the tiny checkpoint that it belongs to. */
+struct data_set {
+    json_t *manifest;
+    struct st_file *tensors;
+    struct loaded l;
+};
+/* False if the folder has none of that name, it is not wanted, or the model does not open. */
+bool open_set(struct golden *g, struct data_set *d, const char *kind, const char *arch,
+              kron_apply apply);
+void close_set(struct data_set *d);
+/* Opens n files of the folder and gives them to the session. */
+kron_status bind_files(struct golden *g, struct session *s, const char *const *files,
+                       const double *strengths, size_t n);
 bool open_model(struct golden *g, struct loaded *l, const char *file, kron_apply apply);
 void close_model(struct loaded *l);
 /* Raw UNet output, NHWC in and out. */

@@ -37,8 +37,9 @@ static kron_status open_parts(const struct st_file *f, const char *name, int ind
             continue;
         const char *part = t->name + strlen(prefix);
         parts[n] = *t;
-        parts[n++].name = str_starts(part, "base_model.") ? part
-                                                          : arena_printf(&mem, "lora_unet_m.%s", part);
+        parts[n++].name = str_starts(part, "base_model.")
+                              ? part
+                              : arena_printf(&mem, "lora_unet_m.%s", part);
     }
     if (fd < 0)
         return err_set(KRON_ERR_IO, "%s: cannot create", path);

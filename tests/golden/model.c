@@ -30,6 +30,58 @@ void close_model(struct loaded *l)
     engine_close(&l->model.engine);
 }
 
+bool open_set(struct golden *g, struct data_set *d, const char *kind, const char *arch,
+              kron_apply apply)
+{
+    char name[96], file[128];
+
+    snprintf(name, sizeof name, "%s_%s", kind, arch);
+    if (!wanted(g, name))
+        return false;
+    snprintf(file, sizeof file, "%s.json", name);
+    d->manifest = load_json(g, file);
+    if (d->manifest == NULL)
+        return false;
+    printf("# %s\n", name);
+    snprintf(file, sizeof file, "tiny_%s.safetensors", arch);
+    if (!open_model(g, &d->l, file, apply)) {
+        json_decref(d->manifest);
+        return false;
+    }
+    snprintf(file, sizeof file, "%s.safetensors", name);
+    d->tensors = load_tensors(g, file);
+    return true;
+}
+
+void close_set(struct data_set *d)
+{
+    st_close(&d->tensors);
+    close_model(&d->l);
+    json_decref(d->manifest);
+}
+
+enum { MOST_FILES = 8 };
+
+kron_status bind_files(struct golden *g, struct session *s, const char *const *files,
+                       const double *strengths, size_t n)
+{
+    kron_adapter_use uses[MOST_FILES] = {0};
+    char path[4096];
+    kron_status status = KRON_OK;
+
+    KRON_ASSERT(n <= MOST_FILES);
+    for (size_t i = 0; i < n && status == KRON_OK; i++) {
+        snprintf(path, sizeof path, "%s/%s", g->dir, files[i]);
+        uses[i].te_strength = uses[i].unet_strength = (float)strengths[i];
+        status = kron_adapter_open(&uses[i].adapter, path);
+    }
+    if (status == KRON_OK)
+        status = session_set_adapters(s, uses, n);
+    for (size_t i = 0; i < n; i++)
+        kron_adapter_close(&uses[i].adapter);
+    return status;
+}
+
 kron_status run_unet(struct session *s, const struct net_key *key, const float *x, const float *t,
                      const float *context, const float *pooled, const float *sizes, float *out)
 {

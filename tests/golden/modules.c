@@ -183,35 +183,25 @@ static void check_vae(struct golden *g, struct session *s, const struct st_file 
 
 void golden_modules(struct golden *g, const char *arch)
 {
-    char file[64], name[96];
-    json_t *man, *row;
-    struct loaded l;
+    struct data_set d;
+    struct session *s;
+    json_t *row;
     size_t i;
 
-    snprintf(file, sizeof file, "modules_%s.json", arch);
-    man = load_json(g, file);
-    snprintf(name, sizeof name, "modules_%s", arch);
-    if (man == NULL || !wanted(g, name))
+    if (!open_set(g, &d, "modules", arch, KRON_APPLY_AUTO))
         return;
-    printf("# %s\n", name);
-    snprintf(file, sizeof file, "tiny_%s.safetensors", arch);
-    if (!open_model(g, &l, file, KRON_APPLY_AUTO))
-        return;
-    snprintf(file, sizeof file, "modules_%s.safetensors", arch);
-    struct st_file *f = load_tensors(g, file);
-    json_array_foreach(json_object_get(man, "text"), i, row)
+    s = d.l.s;
+    json_array_foreach(json_object_get(d.manifest, "text"), i, row)
     {
-        for (int te = 0; te < l.s->e->model.n_te; te++)
-            check_encoder(g, l.s, f, text_of(row, "name"), te);
-        check_context(g, l.s, f, row, 0);
-        check_context(g, l.s, f, row, l.s->e->model.te[0].default_skip + 1);
+        for (int te = 0; te < s->e->model.n_te; te++)
+            check_encoder(g, s, d.tensors, text_of(row, "name"), te);
+        check_context(g, s, d.tensors, row, 0);
+        check_context(g, s, d.tensors, row, s->e->model.te[0].default_skip + 1);
     }
-    json_array_foreach(json_object_get(man, "unet"), i, row)
-        check_unet(g, l.s, f, text_of(row, "name"),
-                   i == 0 ? json_object_get(man, "unet_points") : NULL);
-    json_array_foreach(json_object_get(man, "vae"), i, row)
-        check_vae(g, l.s, f, text_of(row, "name"));
-    st_close(&f);
-    close_model(&l);
-    json_decref(man);
+    json_array_foreach(json_object_get(d.manifest, "unet"), i, row)
+        check_unet(g, s, d.tensors, text_of(row, "name"),
+                   i == 0 ? json_object_get(d.manifest, "unet_points") : NULL);
+    json_array_foreach(json_object_get(d.manifest, "vae"), i, row)
+        check_vae(g, s, d.tensors, text_of(row, "name"));
+    close_set(&d);
 }

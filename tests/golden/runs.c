@@ -84,30 +84,17 @@ void check_run(struct golden *g, struct session *s, const struct st_file *f, con
     mem_free(noise);
 }
 
-
 void golden_runs(struct golden *g, const char *arch)
 {
-    char file[64], name[96];
-    json_t *man, *row;
-    struct loaded l;
+    struct data_set d;
+    json_t *row;
     size_t i;
 
-    snprintf(file, sizeof file, "runs_%s.json", arch);
-    man = load_json(g, file);
-    snprintf(name, sizeof name, "runs_%s", arch);
-    if (man == NULL || !wanted(g, name))
+    if (!open_set(g, &d, "runs", arch, KRON_APPLY_AUTO))
         return;
-    printf("# %s\n", name);
-    snprintf(file, sizeof file, "tiny_%s.safetensors", arch);
-    if (!open_model(g, &l, file, KRON_APPLY_AUTO))
-        return;
-    snprintf(file, sizeof file, "runs_%s.safetensors", arch);
-    struct st_file *f = load_tensors(g, file);
-    json_array_foreach(json_object_get(man, "runs"), i, row)
-        check_run(g, l.s, f, row, text_of(row, "name"));
-    st_close(&f);
-    close_model(&l);
-    json_decref(man);
+    json_array_foreach(json_object_get(d.manifest, "runs"), i, row)
+        check_run(g, d.l.s, d.tensors, row, text_of(row, "name"));
+    close_set(&d);
 }
 
 /* --- the shipped model --- */
@@ -115,26 +102,22 @@ void golden_runs(struct golden *g, const char *arch)
 /* The model that a folder of its goldens lies beside: the one checkpoint of DIR/.. */
 static const char shipped_model[] = "../emoji-sd.safetensors";
 
+/* The adapters lie beside the model. */
 static bool bind_adapters(struct golden *g, struct session *s, const json_t *list)
 {
-    kron_adapter_use uses[8] = {0};
-    char path[4096];
-    kron_status status = KRON_OK;
-    const json_t *a;
-    size_t n = json_array_size(list), i;
+    char paths[8][256];
+    const char *files[8];
+    double strengths[8];
+    size_t n = json_array_size(list);
 
-    json_array_foreach((json_t *)(uintptr_t)list, i, a)
-    {
-        snprintf(path, sizeof path, "%s/../%s", g->dir, text_of(a, "file"));
-        uses[i].te_strength = uses[i].unet_strength = (float)number_of(a, "multiplier");
-        if (status == KRON_OK)
-            status = kron_adapter_open(&uses[i].adapter, path);
+    KRON_ASSERT(n <= 8);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *a = json_array_get(list, i);
+        snprintf(paths[i], sizeof paths[i], "../%s", text_of(a, "file"));
+        files[i] = paths[i];
+        strengths[i] = number_of(a, "multiplier");
     }
-    if (status == KRON_OK)
-        status = session_set_adapters(s, uses, n);
-    for (i = 0; i < n; i++)
-        kron_adapter_close(&uses[i].adapter);
-    return status == KRON_OK;
+    return bind_files(g, s, files, strengths, n) == KRON_OK;
 }
 
 /* Largest difference of two pictures in levels of 255. */
