@@ -130,8 +130,8 @@ int adapter_count(const struct adapter_file *f); /* modules */
 const char *adapter_prefix(const struct adapter_file *f, int module);
 /* Adds the change that a module makes of W[out, k] at strength 1 to dw, all in double, straight
  * from the file's tensors by the formula of its family: what the canonical forms are tested
- * against. KRON_ERR_SHAPE where the module does not fit, KRON_ERR_UNSUPPORTED for a family whose
- * change depends on W. */
+ * against. A layer without data counts as zeros. KRON_ERR_SHAPE where the module does not fit,
+ * KRON_ERR_UNSUPPORTED for a family that is not there. */
 kron_status adapter_reference(const struct adapter_file *f, int module, const struct layer *l,
                               double *dw);
 

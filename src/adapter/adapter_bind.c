@@ -37,11 +37,18 @@ struct binder {
     const char *unet_naming, *te_naming;
 };
 
+/* A family may need two deltas: two rows. */
 static const struct {
     enum fam fam;
     kron_status (*bind)(const struct bind *, struct delta *);
+    bool product; /* adds a product, which DoRA may rescale */
 } families[] = {
-    {FAM_LORA, lora_bind}, {FAM_LOHA, loha_bind}, {FAM_LOKR, lokr_bind}, {FAM_FULL, full_bind}};
+    {FAM_LORA, lora_bind, true},  {FAM_LOHA, loha_bind, true},
+    {FAM_LOKR, lokr_bind, true},  {FAM_FULL, full_bind, true},
+    {FAM_OFT, oft_bind, false},   {FAM_BOFT, oft_bind, false},
+    {FAM_IA3, ia3_bind, false},   {FAM_GLORA, glora_bind_input, false},
+    {FAM_GLORA, glora_bind_sum, false}, {FAM_SET, set_bind, false},
+    {FAM_NORM, norm_bind, false}, {FAM_BIAS, bias_bind, false}};
 
 /* --- what is left out --- */
 
@@ -92,7 +99,7 @@ static kron_status skip_family(struct binder *b, const char *name, const char *w
 {
     char text[128];
 
-    snprintf(text, sizeof text, "%s is not supported yet", what);
+    snprintf(text, sizeof text, "%s is not supported", what);
     return skip(b, ADAPTER_SKIP_FAMILY, name, text);
 }
 
@@ -125,9 +132,13 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
                                const struct layer *l, int family, bool *ok)
 {
     struct bind one = {b->f, m, l, &b->set->pool};
-    struct delta d = {.strength = 2 * b->index + (l->part == PART_UNET)};
+    struct delta d = {.kind = DELTA_NONE, .strength = 2 * b->index + (l->part == PART_UNET),
+                      .rows = l->out};
     kron_status status = families[family].bind(&one, &d);
     char why[512];
+
+    if (status == KRON_OK && families[family].product && m->part[AP_DORA_SCALE] != NULL)
+        status = dora_bind(&one, &d);
 
     if (status != KRON_OK)
         snprintf(why, sizeof why, "%s", kron_error_detail());
@@ -149,22 +160,14 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
     }
 }
 
-/* Parts that change something beside the weight and are left out on their own. *n: how many. */
+/* Parts that are left out on their own. *n: how many. */
 static kron_status skip_single_parts(struct binder *b, const struct adapter_module *m, int *n)
 {
-    static const struct {
-        enum ap part;
-        enum fam fam;
-    } single[] = {{AP_LORA_BIAS, FAM_BIAS},      {AP_DIFF_B, FAM_BIAS},
-                  {AP_SPARSE_VALUES, FAM_BIAS},  {AP_SPARSE_INDICES, FAM_BIAS},
-                  {AP_SPARSE_SIZE, FAM_BIAS},    {AP_W_NORM, FAM_NORM},
-                  {AP_B_NORM, FAM_NORM}};
-
     *n = 0;
-    for (size_t i = 0; i < sizeof single / sizeof *single; i++)
-        if (m->part[single[i].part] != NULL) {
+    for (int i = 0; i < AP_COUNT; i++)
+        if (m->part[i] != NULL && fam_kind(part_family((enum ap)i)) == FAM_SINGLE) {
             ++*n;
-            KRON_TRY(skip_family(b, m->part[single[i].part]->name, fam_text(single[i].fam)));
+            KRON_TRY(skip_family(b, m->part[i]->name, fam_text(part_family((enum ap)i))));
         }
     return KRON_OK;
 }
@@ -195,12 +198,16 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
             return skip_family(b, m->prefix, fam_text((enum fam)i));
     KRON_TRY(skip_single_parts(b, m, &n_single));
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        bool ok = false;
         if (!(fams & 1u << families[i].fam))
             continue;
         n_tried++;
-        if (l->kind != LAYER_LINEAR && l->kind != LAYER_CONV)
-            return skip_family(b, m->prefix, "changing an embedding or a norm");
-        KRON_TRY(bind_family(b, m, l, (int)i, &applied));
+        if (l->kind == LAYER_EMBED)
+            return skip_family(b, m->prefix, "changing an embedding");
+        KRON_TRY(bind_family(b, m, l, (int)i, &ok));
+        applied = applied || ok;
+        if (!ok) /* its second delta would fail for the same reason */
+            fams &= ~(1u << families[i].fam);
     }
     if (n_tried == 0 && n_single == 0)
         return skip(b, ADAPTER_SKIP_PARTNER, m->prefix, "has no factors");

@@ -110,18 +110,23 @@ enum fam_kind fam_kind(enum fam f)
     return kind[f];
 }
 
-unsigned module_families(const struct adapter_module *m)
+enum fam part_family(enum ap part)
 {
     static const enum fam of[] = {
 #define AP_FAM(name, fam) FAM_##fam,
         AP_LIST(AP_FAM)
 #undef AP_FAM
     };
+    return of[part];
+}
+
+unsigned module_families(const struct adapter_module *m)
+{
     unsigned bits = 0;
 
     for (int i = 0; i < AP_COUNT; i++)
-        if (m->part[i] != NULL && of[i] != FAM_NONE)
-            bits |= 1u << of[i];
+        if (m->part[i] != NULL && part_family((enum ap)i) != FAM_NONE)
+            bits |= 1u << part_family((enum ap)i);
     /* Both orthogonal families call their blocks the same; butterflies have one axis more. */
     if (m->part[AP_OFT_BLOCKS] != NULL && m->part[AP_OFT_BLOCKS]->n_dims == 4)
         bits = (bits & ~(1u << FAM_OFT)) | 1u << FAM_BOFT;

@@ -126,6 +126,27 @@ kron_status factor_view(const struct bind *b, const struct tensor *t, int64_t ro
     return KRON_OK;
 }
 
+kron_status factor_zeros(const struct bind *b, int64_t n, float **out)
+{
+    struct tensor t;
+
+    *out = NULL;
+    return factor_new(b, 1, n, &t, out);
+}
+
+kron_status factor_floats(const struct bind *b, const struct tensor *t, int64_t n,
+                          const float **out)
+{
+    float *data = NULL;
+
+    KRON_TRY(check_type(t));
+    KRON_TRY(factor_zeros(b, n, &data));
+    if (n > 0)
+        tensor_decode(t, 0, n, data);
+    *out = data;
+    return KRON_OK;
+}
+
 kron_status factor_transposed(const struct bind *b, const struct tensor *t, int64_t rows,
                               int64_t cols, struct tensor *out)
 {

@@ -11,22 +11,24 @@ const struct layer_table *names_layers(const struct adapter_names *n);
 
 /* --- parts of a module and families (adapter_parts.c) --- */
 
-/* The first four are brought to canonical form. Of the others WHOLE ones keep their module from
- * being applied at all, SINGLE ones only leave out their own tensor. */
+/* BOUND families are brought to canonical form; DoRA changes what others of its module make. Of
+ * those that are not there, WHOLE ones keep their module from being applied at all, SINGLE ones
+ * only leave out their own tensor. */
 #define FAM_LIST(X)                                                                            \
-    X(LORA, CANONICAL, "LoRA") X(LOHA, CANONICAL, "LoHa") X(LOKR, CANONICAL, "LoKr")           \
-    X(FULL, CANONICAL, "full difference") X(DORA, WHOLE, "DoRA") X(OFT, WHOLE, "OFT")          \
-    X(BOFT, WHOLE, "BOFT") X(GLORA, WHOLE, "GLoRA") X(IA3, WHOLE, "IA3")                       \
-    X(SET, WHOLE, "weight replacement") X(PACKED, WHOLE, "Nunchaku's packed LoRA")             \
-    X(NORM, SINGLE, "norm difference") X(BIAS, SINGLE, "bias difference")                      \
-    X(NONE, CANONICAL, "no family")
+    X(LORA, BOUND, "LoRA") X(LOHA, BOUND, "LoHa") X(LOKR, BOUND, "LoKr")                       \
+    X(FULL, BOUND, "full difference") X(DORA, BOUND, "DoRA") X(OFT, BOUND, "OFT")              \
+    X(BOFT, BOUND, "BOFT") X(GLORA, BOUND, "GLoRA") X(IA3, BOUND, "IA3")                       \
+    X(SET, BOUND, "weight replacement") X(NORM, BOUND, "norm difference")                      \
+    X(BIAS, BOUND, "bias difference") X(RESHAPE, WHOLE, "a weight of another shape")           \
+    X(PACKED, WHOLE, "Nunchaku's packed LoRA") X(SPARSE, SINGLE, "a sparse rest")              \
+    X(NONE, BOUND, "no family")
 enum fam {
 #define FAM_ENUM(name, kind, text) FAM_##name,
     FAM_LIST(FAM_ENUM)
 #undef FAM_ENUM
         FAM_COUNT
 };
-enum fam_kind { FAM_CANONICAL, FAM_WHOLE, FAM_SINGLE };
+enum fam_kind { FAM_BOUND, FAM_WHOLE, FAM_SINGLE };
 const char *fam_text(enum fam f);
 enum fam_kind fam_kind(enum fam f);
 
@@ -35,18 +37,19 @@ enum fam_kind fam_kind(enum fam f);
     X(SCALE, NONE) X(SCALAR, NONE) X(LOKR_W1, LOKR) X(LOKR_W1_A, LOKR) X(LOKR_W1_B, LOKR)      \
     X(LOKR_W2, LOKR) X(LOKR_W2_A, LOKR) X(LOKR_W2_B, LOKR) X(LOKR_T2, LOKR) X(HADA_W1_A, LOHA) \
     X(HADA_W1_B, LOHA) X(HADA_W2_A, LOHA) X(HADA_W2_B, LOHA) X(HADA_T1, LOHA) X(HADA_T2, LOHA) \
-    X(DIFF, FULL) X(DIFF_B, BIAS) X(SPARSE_INDICES, BIAS) X(SPARSE_VALUES, BIAS)               \
-    X(SPARSE_SIZE, BIAS) X(W_NORM, NORM) X(B_NORM, NORM) X(DORA_SCALE, DORA)                   \
+    X(DIFF, FULL) X(DIFF_B, BIAS) X(SPARSE_INDICES, SPARSE) X(SPARSE_VALUES, SPARSE)           \
+    X(SPARSE_SIZE, SPARSE) X(W_NORM, NORM) X(B_NORM, NORM) X(DORA_SCALE, DORA)                   \
     X(OFT_BLOCKS, OFT) X(OFT_DIAG, OFT) X(OFT_R, OFT) X(RESCALE, OFT) X(GLORA_A1, GLORA)       \
     X(GLORA_A2, GLORA) X(GLORA_B1, GLORA) X(GLORA_B2, GLORA) X(GLORA_BM, GLORA)                \
     X(IA3_WEIGHT, IA3) X(IA3_ON_INPUT, IA3) X(IA3_L, IA3) X(SET_WEIGHT, SET)                   \
-    X(RESHAPE_WEIGHT, SET) X(PACKED_UP, PACKED) X(PACKED_DOWN, PACKED)
+    X(RESHAPE_WEIGHT, RESHAPE) X(PACKED_UP, PACKED) X(PACKED_DOWN, PACKED)
 enum ap {
 #define AP_ENUM(name, fam) AP_##name,
     AP_LIST(AP_ENUM)
 #undef AP_ENUM
         AP_COUNT
 };
+enum fam part_family(enum ap part);
 /* Splits "prefix.part": the part that the longest known ending names and the prefix's length;
  * AP_COUNT if no ending is known. A bare ".weight" is IA3_WEIGHT, which the caller must confirm. */
 enum ap ap_split(const char *name, size_t *prefix_len);
@@ -122,12 +125,30 @@ struct bind {
     struct factor_pool *pool;
 };
 
-/* Each fills d from a module that has its family. KRON_ERR_SHAPE: does not fit; KRON_ERR_FORMAT:
- * a partner is missing; KRON_ERR_UNSUPPORTED: a storage type; all with a sentence. */
+/* Each fills d, which changes the whole layer, from a module that has its family. KRON_ERR_SHAPE:
+ * does not fit; KRON_ERR_FORMAT: a partner is missing; KRON_ERR_UNSUPPORTED: a storage type; all
+ * with a sentence. */
 kron_status lora_bind(const struct bind *b, struct delta *d);
 kron_status loha_bind(const struct bind *b, struct delta *d);
 kron_status lokr_bind(const struct bind *b, struct delta *d);
 kron_status full_bind(const struct bind *b, struct delta *d);
+kron_status set_bind(const struct bind *b, struct delta *d);
+kron_status norm_bind(const struct bind *b, struct delta *d);
+kron_status bias_bind(const struct bind *b, struct delta *d);
+kron_status ia3_bind(const struct bind *b, struct delta *d);
+kron_status oft_bind(const struct bind *b, struct delta *d); /* BOFT too */
+kron_status glora_bind_input(const struct bind *b, struct delta *d);
+kron_status glora_bind_sum(const struct bind *b, struct delta *d);
+/* Adds DoRA's magnitude to a delta that another family of the module made. */
+kron_status dora_bind(const struct bind *b, struct delta *d);
+
+/* GLoRA's four factors by their roles, whichever of its two layouts the file has: the change is
+ * c (W left right + up down). KRON_ERR_FORMAT, KRON_ERR_SHAPE. */
+struct glora_parts {
+    const struct tensor *left, *right, *up, *down; /* [in, r] [r, in] [out, r] [r, k] */
+    int64_t rank;
+};
+kron_status glora_parts(const struct bind *b, struct glora_parts *g);
 
 /* The four numbers of a LoKr module, and whether w2's columns run across channels and kernel
  * positions in a way that no Kronecker product over channels has (uq does not divide in). */
@@ -153,6 +174,11 @@ kron_status misfit(const struct bind *b, const struct tensor *t);
 kron_status need_both(const struct adapter_module *m, enum ap a, enum ap b, const char *a_text,
                       const char *b_text);
 
+/* n numbers of t as f32. */
+kron_status factor_floats(const struct bind *b, const struct tensor *t, int64_t n,
+                          const float **out);
+/* n zeros, to be filled. */
+kron_status factor_zeros(const struct bind *b, int64_t n, float **out);
 /* t as [rows, cols], a view where its type and alignment suit kernels, else copied to f32. */
 kron_status factor_view(const struct bind *b, const struct tensor *t, int64_t rows, int64_t cols,
                         struct tensor *out);

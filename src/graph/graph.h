@@ -160,4 +160,8 @@ struct gr_rates {
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget);
 
+/* What a list of deltas allows instead of `route`: left deltas turn the plain product, so nothing
+ * else may have changed the rows by then; where both are asked for, only a merged weight serves. */
+enum gr_route gr_route_allowed(struct delta_list list, enum gr_route route);
+
 #endif

@@ -13,6 +13,20 @@ static bool has_weight(const struct gr_op *op)
     return op->kind == OP_LINEAR || op->kind == OP_GEGLU || op->kind == OP_CONV2D;
 }
 
+enum gr_route gr_route_allowed(struct delta_list list, enum gr_route route)
+{
+    bool left = false, base = false;
+
+    for (int i = 0; i < list.n; i++) {
+        const struct delta *d = &list.at[i];
+        left = left || d->kind == DELTA_LEFT;
+        base = base || d->axis != GAIN_NONE || d->replace || d->kind == DELTA_RIGHT;
+    }
+    if (!left || route == ROUTE_MERGED)
+        return route;
+    return base ? ROUTE_MERGED : ROUTE_ACTIVATION;
+}
+
 static double weight_seconds(const struct delta_list *list, const struct layer *l,
                              const struct gr_rates *r)
 {

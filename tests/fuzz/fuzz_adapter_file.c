@@ -49,13 +49,14 @@ static void check_set(const struct adapter_set *set)
 {
     const struct adapter_report *r = adapter_set_report(set, 0);
     struct str text = {0};
+    static const double plain[LARGEST] = {1, -1, 2};
     double w[LARGEST] = {0};
 
     check(r->n_applied > 0 && r->n_applied <= r->n_modules && r->n_tensors_used <= r->n_tensors);
     for (int i = 0; i < N_LAYERS; i++) {
         struct delta_list list = delta_set_list(adapter_set_deltas(set), &layers[i]);
         for (int k = 0; k < list.n; k++)
-            delta_add_ref(&list.at[k], &layers[i], 1, 0, layers[i].out, w);
+            check(delta_add_ref(&list.at[k], &layers[i], 1, plain, w) == KRON_OK);
     }
     adapter_report_text(r, 100, &text);
     check(text.status == KRON_OK && text.len > 0);

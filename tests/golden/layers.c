@@ -118,8 +118,13 @@ static gr_ref build(struct graph *g, const struct one_layer *o, const json_t *ro
                     struct gr_shape shape)
 {
     gr_ref x = gr_input(g, "x", GR_F32, shape);
-    int stride = (int)number_of(row, "stride");
+    int stride = (int)number_of(row, "stride"), groups = (int)number_of(row, "groups");
+    float eps = (float)number_of(row, "eps");
 
+    if (o->layer.kind == LAYER_NORM && groups > 0)
+        return gr_group_norm(g, x, &o->layer, groups, eps, ACT_NONE);
+    if (o->layer.kind == LAYER_NORM)
+        return gr_layer_norm(g, x, &o->layer, eps);
     return gr_conv(g, x, &o->layer, stride > 0 ? stride : 1, GR_NONE, GR_NONE);
 }
 

@@ -114,7 +114,7 @@ static void make_lokr(struct test_case *t, int factor)
     t->strengths[0] = 0.8f;
     if (factor == 0)
         return;
-    *d = (struct delta){.kind = DELTA_KRON, .scale = 1, .up = factor, .uq = factor,
+    *d = (struct delta){.kind = DELTA_KRON, .scale = 1, .up = factor, .uq = factor, .rows = l->out,
                         .vp = l->out / factor, .vq = l->in / factor};
     d->w1 = zeros(t, DT_F16, d->up * d->uq);
     d->w2 = zeros(t, DT_F16, d->vp * d->vq * l->kh * l->kw);

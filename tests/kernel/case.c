@@ -111,33 +111,50 @@ static int64_t any_rank(struct gen *r)
     return ranks[below(r, chance(r, 10) ? 7 : 5)];
 }
 
-static void make_delta(struct gen *r, struct delta *d, const struct layer *l, int strength)
+static float *floats(struct gen *r, int64_t n)
+{
+    return (float *)(uintptr_t)tensor_of(r, DT_F32, n).data;
+}
+
+/* Gains about 1. The twin's are 1 + |g - 1|: both what is added of W and of D is larger then. */
+static float *any_gains(struct gen *r, int64_t n)
+{
+    float *g = floats(r, n);
+
+    for (int64_t i = 0; g != NULL && i < n; i++)
+        g[i] += 1;
+    return g;
+}
+
+static void make_factors(struct gen *r, struct delta *d, const struct layer *l, int64_t rows)
 {
     enum dtype type = any_type(r);
     int64_t k = layer_k(l), ks = (int64_t)l->kh * l->kw;
 
-    *d = (struct delta){.kind = (enum delta_kind)below(r, 4), .strength = strength};
-    d->scale = number(r);
-    if (l->kind == LAYER_NORM)
-        d->kind = DELTA_FULL;
     if (d->kind == DELTA_FULL) {
-        d->d = tensor_of(r, type, l->out * k);
+        d->d = tensor_of(r, type, rows * k);
         return;
     }
     d->rank = any_rank(r);
-    if (d->kind == DELTA_LOW_RANK || d->kind == DELTA_HADAMARD) {
-        d->a = tensor_of(r, type, l->out * d->rank);
+    if (d->kind == DELTA_INPUT) {
+        d->rank = 1 + below(r, 5);
+        d->a = tensor_of(r, type, l->in * d->rank);
+        d->b = tensor_of(r, any_type(r), d->rank * l->in);
+        return;
+    }
+    if (d->kind != DELTA_KRON) {
+        d->a = tensor_of(r, type, rows * d->rank);
         d->b = tensor_of(r, type, d->rank * k);
     }
     if (d->kind == DELTA_HADAMARD) {
-        d->c = tensor_of(r, any_type(r), l->out * d->rank);
+        d->c = tensor_of(r, any_type(r), rows * d->rank);
         d->d = tensor_of(r, any_type(r), d->rank * k);
     }
     if (d->kind != DELTA_KRON)
         return;
-    d->up = divisor(r, l->out);
+    d->up = divisor(r, rows);
     d->uq = divisor(r, l->in);
-    d->vp = l->out / d->up;
+    d->vp = rows / d->up;
     d->vq = l->in / d->uq;
     d->w1 = tensor_of(r, any_type(r), d->up * d->uq);
     if (chance(r, 50)) {
@@ -149,6 +166,84 @@ static void make_delta(struct gen *r, struct delta *d, const struct layer *l, in
     d->b = tensor_of(r, type, d->rank * d->vq * ks);
 }
 
+static void make_turn(struct gen *r, struct delta *d, const struct layer *l)
+{
+    int64_t n = d->kind == DELTA_LEFT ? d->rows : layer_k(l);
+
+    d->stages = 1;
+    d->block = divisor(r, n < 40 ? n : 40);
+    while (n % d->block != 0)
+        d->block--;
+    d->n_blocks = n / d->block;
+    if (d->kind == DELTA_LEFT && d->block % 2 == 0 && chance(r, 60)) {
+        d->butterfly = true;
+        while (d->stages < 3 && n % (((int64_t)1 << d->stages) * d->block) == 0)
+            d->stages++;
+    }
+    d->mix = floats(r, d->stages * d->n_blocks * d->block * d->block);
+    if (d->kind == DELTA_LEFT && chance(r, 30))
+        d->rescale = any_gains(r, d->rows);
+}
+
+/* Part of the layer, by part of a larger D. */
+static int64_t make_window(struct gen *r, struct delta *d, const struct layer *l)
+{
+    d->rows = l->out;
+    if (d->kind > DELTA_FULL || l->kind != LAYER_LINEAR || chance(r, 70))
+        return l->out;
+    d->at = below(r, l->out);
+    d->rows = 1 + below(r, l->out - d->at);
+    d->from = chance(r, 50) ? 0 : below(r, 50);
+    return d->from + d->rows + (chance(r, 50) ? 0 : below(r, 50));
+}
+
+static void make_region(struct gen *r, struct delta *d)
+{
+    struct delta_region *region = arena_alloc(&r->t->mem, sizeof *region);
+    float *mask;
+
+    if (region == NULL)
+        return;
+    region->w = 1 + (int)below(r, 20);
+    region->h = 1 + (int)below(r, 20);
+    mask = arena_alloc(&r->t->mem, (size_t)(region->w * region->h) * sizeof *mask);
+    for (int i = 0; mask != NULL && i < region->w * region->h; i++)
+        mask[i] = (float)below(r, 5) / 4;
+    region->mask = mask;
+    d->region = region;
+}
+
+static void make_delta(struct gen *r, struct delta *d, const struct layer *l, int strength)
+{
+    int64_t rows;
+
+    *d = (struct delta){.kind = (enum delta_kind)below(r, 8), .strength = strength};
+    d->scale = number(r);
+    if (chance(r, 30))
+        d->kind = DELTA_KRON;
+    if (l->kind == LAYER_NORM)
+        d->kind = DELTA_FULL;
+    rows = make_window(r, d, l);
+    if (d->kind == DELTA_LEFT || d->kind == DELTA_RIGHT)
+        make_turn(r, d, l);
+    else if (d->kind != DELTA_NONE)
+        make_factors(r, d, l, rows);
+    if (chance(r, 25))
+        d->bias = floats(r, d->rows);
+    if (l->kind == LAYER_NORM || d->kind >= DELTA_LEFT || d->kind == DELTA_INPUT)
+        return;
+    if (chance(r, 20)) {
+        d->axis = chance(r, 50) ? GAIN_OUT : GAIN_IN;
+        const float *g = any_gains(r, d->axis == GAIN_OUT ? d->rows : l->in);
+        *(chance(r, 50) ? &d->gain : &d->magnitude) = g;
+    } else if (d->kind == DELTA_FULL && chance(r, 20)) {
+        d->replace = !r->absolute; /* the twin adds D to W */
+    } else if (chance(r, 15)) {
+        make_region(r, d);
+        d->bias = NULL;
+    }
+}
+
 static void make_deltas(struct gen *r, struct test_case *t, int n)
 {
     static const float strengths[] = {1, 0.7f, -0.5f, 0};
@@ -156,8 +251,9 @@ static void make_deltas(struct gen *r, struct test_case *t, int n)
     for (int i = 0; i < n; i++) {
         make_delta(r, &t->delta[i], &t->layer[0], i);
         t->strengths[i] = strengths[below(r, 4)];
-        if (r->absolute)
-            t->strengths[i] = fabsf(t->strengths[i]);
+        if (r->absolute) /* what replaces W does so whole */
+            t->strengths[i] = t->delta[i].kind == DELTA_FULL && t->strengths[i] != 0
+                                  ? 1 : fabsf(t->strengths[i]);
     }
     t->list[0] = (struct delta_list){.n = n, .at = t->delta};
     t->set = (struct delta_set){.by_layer = t->list, .n_layers = 2, .n_strengths = CASE_DELTAS};
@@ -249,16 +345,22 @@ static void set_route(struct gen *r)
 
     if (t->g.status != KRON_OK || t->list[0].n == 0)
         return;
+    route = gr_route_allowed(t->list[0], route);
     t->g.ops[t->op].route = route;
     size_t at = strlen(t->text);
     snprintf(t->text + at, sizeof t->text - at, ", %s route:", names[route]);
     for (int i = 0; i < t->list[0].n; i++) {
-        static const char *const kinds[] = {"low rank", "hadamard", "kronecker", "full"};
+        static const char *const kinds[] = {"low rank", "hadamard", "kronecker", "full",
+                                            "input", "none", "left", "right"};
+        static const char *const axes[] = {"", ", out", ", in"};
         const struct delta *d = &t->list[0].at[i];
         at = strlen(t->text);
-        snprintf(t->text + at, sizeof t->text - at, " %s(rank %d, up %d, uq %d, s %g)",
-                 kinds[d->kind], (int)d->rank, (int)d->up, (int)d->uq,
-                 (double)t->strengths[d->strength]);
+        snprintf(t->text + at, sizeof t->text - at,
+                 " %s(%d+%d from %d, rank %d, up %d, uq %d, block %d, s %g%s%s%s%s%s)",
+                 kinds[d->kind], (int)d->at, (int)d->rows, (int)d->from, (int)d->rank, (int)d->up,
+                 (int)d->uq, (int)d->block, (double)t->strengths[d->strength], axes[d->axis],
+                 d->magnitude ? " dora" : "", d->region ? " region" : "", d->bias ? " bias" : "",
+                 d->replace ? " replace" : "");
     }
 }
 
@@ -368,6 +470,11 @@ static void norm_sizes(struct test_case *t)
         if (l->bias.data != NULL)
             tensor_decode(&l->bias, i, 1, &v);
         t->bias_abs[i] = fabs((double)v);
+        for (int j = 0; j < t->list[0].n; j++) {
+            const struct delta *d = &t->list[0].at[j];
+            if (d->bias != NULL)
+                t->bias_abs[i] += fabs((double)(t->strengths[d->strength] * d->bias[i]));
+        }
     }
 }
 
@@ -516,6 +623,48 @@ void case_build(struct test_case *t, enum gr_op_kind kind, uint64_t seed, bool a
     builders[kind](&r, seed);
     if (t->mem.status != KRON_OK && t->g.status == KRON_OK)
         t->g.status = t->mem.status;
+}
+
+/* 1 + |g - 1| of each row or input channel of W + c D, w[rows, k]. */
+static void gains_of(const struct delta *d, const struct layer *l, const double *w, double *sum,
+                     float *g)
+{
+    int64_t k = layer_k(l), ks = (int64_t)l->kh * l->kw;
+    int64_t n = d->axis == GAIN_OUT ? d->rows : l->in;
+
+    for (int64_t at = 0; at < d->rows * k; at++)
+        sum[d->axis == GAIN_OUT ? at / k : at % k / ks] += w[at] * w[at];
+    for (int64_t i = 0; i < n; i++)
+        g[i] = (float)(1 + fabs((sum[i] > 0 ? (double)d->magnitude[i] / sqrt(sum[i]) : 1) - 1));
+}
+
+static void settle_gain(const struct test_case *t, struct test_case *twin, int i)
+{
+    const struct layer *l = &t->layer[0];
+    struct delta d = t->delta[i];
+    size_t n = (size_t)(l->out * layer_k(l));
+    double *w = arena_alloc(&twin->mem, n * sizeof *w);
+    double *sum = arena_alloc(&twin->mem, (size_t)(l->in + l->out) * sizeof *sum);
+    double *plain = arena_alloc(&twin->mem, n * sizeof *plain);
+    float *g = arena_alloc(&twin->mem, (size_t)(l->in + l->out) * sizeof *g), v;
+
+    if (twin->mem.status != KRON_OK)
+        return;
+    for (size_t at = 0; at < n; at++) {
+        tensor_decode(&l->weight, (int64_t)at, 1, &v);
+        w[at] = plain[at] = v;
+    }
+    d.axis = GAIN_NONE;
+    delta_add_ref(&d, l, 1, plain, w);
+    gains_of(&t->delta[i], l, w + d.at * layer_k(l), sum, g);
+    twin->delta[i].gain = g;
+}
+
+void case_settle_gains(const struct test_case *t, struct test_case *twin)
+{
+    for (int i = 0; i < t->list[0].n; i++)
+        if (t->delta[i].magnitude != NULL)
+            settle_gain(t, twin, i);
 }
 
 void case_free(struct test_case *t)

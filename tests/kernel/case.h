@@ -22,7 +22,7 @@ struct test_case {
     int out_bind;
     struct gr_shape out_shape;
     double *weight_abs, *bias_abs; /* norms: sums of |parts| of weight and bias, by channel */
-    char text[400];                /* seed and sizes */
+    char text[900];                /* seed and sizes */
 };
 
 /* A random case of `kind`. absolute: every number is replaced by its size and no activation is
@@ -30,6 +30,8 @@ struct test_case {
  * of the graph tells whether it could be built. */
 void case_build(struct test_case *t, enum gr_op_kind kind, uint64_t seed, bool absolute);
 void case_free(struct test_case *t);
+/* Gives the twin of a case gains where the case has magnitudes: 1 + |g - 1|, as others have. */
+void case_settle_gains(const struct test_case *t, struct test_case *twin);
 
 /* --- shapes worth timing --- */
 

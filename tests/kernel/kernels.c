@@ -175,6 +175,9 @@ static double product_terms(const struct test_case *t)
     for (int i = 0; i < t->list[0].n; i++) {
         const struct delta *d = &t->list[0].at[i];
         terms += sqrt((double)d->rank) + sqrt((double)d->uq) + 4;
+        terms += d->stages * (sqrt((double)d->block) + 3);
+        if (d->magnitude != NULL) /* a norm's sum, its root and the division */
+            terms += sqrt((double)(d->axis == GAIN_OUT ? layer_k(&t->layer[0]) : d->rows)) + 4;
     }
     return terms;
 }
@@ -364,6 +367,7 @@ static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
 
     case_build(&t, kind, seed, false);
     case_build(&twin, kind, seed, true);
+    case_settle_gains(&t, &twin);
     size_t n = t.bind_bytes[t.out_bind];
     kron_status status = t.g.status ? t.g.status : twin.g.status;
     if (status == KRON_OK)

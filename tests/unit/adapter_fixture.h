@@ -226,11 +226,19 @@ static inline void fx_one_create(struct fx_one *o, int64_t out, int64_t in, int 
 static inline double *fx_change(const struct adapter_set *set, const struct layer *l, float s)
 {
     struct delta_list list = delta_set_list(adapter_set_deltas(set), l);
-    double *w = calloc((size_t)(l->out * layer_k(l)), sizeof *w);
+    size_t n = (size_t)(l->out * layer_k(l));
+    double *w = calloc(n, sizeof *w), *plain = calloc(n, sizeof *plain);
 
     assert_non_null(w);
+    assert_non_null(plain);
+    for (size_t i = 0; l->weight.data != NULL && i < n; i++) {
+        float v;
+        tensor_decode(&l->weight, (int64_t)i, 1, &v);
+        plain[i] = v;
+    }
     for (int i = 0; i < list.n; i++)
-        delta_add_ref(&list.at[i], l, s, 0, l->out, w);
+        assert_int_equal(delta_add_ref(&list.at[i], l, s, plain, w), KRON_OK);
+    free(plain);
     return w;
 }
 

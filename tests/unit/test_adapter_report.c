@@ -56,13 +56,13 @@ static void fill_mixed(struct fx_file *f)
     add_lora(f, "lora_te_text_model_encoder_layers_0_mlp_fc1", 64, 16);
     add_lora(f, "lora_te_text_model_encoder_layers_0_mlp_fc9", 64, 16);
     add_lora(f, "lora_unet_conv_out", 4, 7);
-    fx_add(f, "lora_unet_conv_norm_out.w_norm", DT_F16, &seed, FX_DIMS(32));
+    fx_add(f, "lora_unet_conv_norm_out.bias_size", DT_F16, &seed, FX_DIMS(2));
     fx_add(f, "lora_unet_time_embedding_linear_1.lokr_w1", DT_F16, &seed, FX_DIMS(4, 4));
     fx_add_scalar(f, "lora_unet_time_embedding_linear_2.alpha", DT_F32, 1);
     add_lora(f, "lora_unet_mid_block_resnets_0_conv1", 64, 64 * 9);
-    fx_add(f, "lora_unet_mid_block_resnets_0_conv1.dora_scale", DT_F16, &seed, FX_DIMS(64, 1));
+    fx_add(f, "lora_unet_mid_block_resnets_0_conv1.reshape_weight", DT_F16, &seed, FX_DIMS(2));
     fx_add(f, "lora_unet_conv_in.lora_A.weight", DT_F16, &seed, FX_DIMS(1, 36));
-    fx_add(f, "lora_unet_conv_in.diff_b", DT_F16, &seed, FX_DIMS(32));
+    fx_add(f, "lora_unet_conv_in.bias_values", DT_F16, &seed, FX_DIMS(32));
     fx_add(f, "some.other.weight", DT_F16, &seed, FX_DIMS(3));
     fx_add(f, "bundle_emb.cat.string_to_param", DT_F16, &seed, FX_DIMS(2, 16));
 }
@@ -87,19 +87,19 @@ static void each_module_is_applied_or_explained(void **state)
     assert_int_equal(r->n_tensors_used, 4);
     assert_int_equal(r->n_embeddings, 1);
     assert_string_equal(r->naming, "kohya, diffusers names");
-    assert_string_equal(r->family, "LoRA + LoKr + DoRA + norm difference + bias difference");
+    assert_string_equal(r->family, "LoRA + LoKr + a weight of another shape + a sparse rest");
     assert_int_equal(r->rank_min + r->rank_max, 2);
     assert_int_equal(r->n_skips, 9);
     expect_skip(r, ADAPTER_SKIP_NAME, "lora_te_text_model_encoder_layers_0_mlp_fc9",
                 "the nearest is the text encoder's encoder.layers.0.mlp.fc");
     expect_skip(r, ADAPTER_SKIP_SHAPE, "lora_unet_conv_out",
                 "lora_down.weight is [1, 7], which does not fit the layer's [4, 32, 3, 3]");
-    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_conv_norm_out.w_norm", "not supported yet");
+    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_conv_norm_out.bias_size", "not supported");
     expect_skip(r, ADAPTER_SKIP_PARTNER, "lora_unet_time_embedding_linear_1", "has no lokr_w2");
     expect_skip(r, ADAPTER_SKIP_PARTNER, "lora_unet_time_embedding_linear_2", "no factors");
-    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_mid_block_resnets_0_conv1", "DoRA");
+    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_mid_block_resnets_0_conv1", "another shape");
     expect_skip(r, ADAPTER_SKIP_PARTNER, "lora_unet_conv_in.lora_A.weight", "already");
-    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_conv_in.diff_b", "bias difference");
+    expect_skip(r, ADAPTER_SKIP_FAMILY, "lora_unet_conv_in.bias_values", "sparse");
     expect_skip(r, ADAPTER_SKIP_KEY, "some.other.weight", "not the name");
     adapter_report_text(r, 2, &text);
     assert_non_null(strstr(str_get(&text), "test.safetensors: LoRA + LoKr"));
@@ -109,7 +109,7 @@ static void each_module_is_applied_or_explained(void **state)
     adapter_set_free(&b.set);
     assert_int_equal(bind(&b, n, true), KRON_ERR_UNSUPPORTED); /* the first that is skipped */
     assert_null(b.set);
-    assert_non_null(strstr(kron_error_detail(), "test.safetensors: lora_unet_conv_in.diff_b: "));
+    assert_non_null(strstr(kron_error_detail(), "test.safetensors: lora_unet_conv_in.bias_values: "));
     release(&b);
     adapter_names_free(&n);
     fx_table_free(&t);
@@ -236,14 +236,15 @@ static void only_unsupported_families_say_so(void **state)
 
     (void)state;
     fx_one_create(&o, 8, 6, 1, 1, false);
-    fx_add(&b.file, "lora_unet_conv_in.oft_blocks", DT_F16, &seed, FX_DIMS(2, 4, 4));
+    fx_add(&b.file, "lora_unet_conv_in.lora_up", DT_F16, &seed, FX_DIMS(8, 1));
+    fx_add(&b.file, "lora_unet_conv_in.lora_down", DT_F16, &seed, FX_DIMS(1, 6));
     assert_int_equal(bind(&b, o.names, false), KRON_ERR_UNSUPPORTED);
-    assert_non_null(strstr(kron_error_detail(), "applied 0 of 1 modules: lora_unet_conv_in: OFT"));
+    assert_non_null(strstr(kron_error_detail(),
+                           "applied 0 of 1 modules: lora_unet_conv_in: Nunchaku's packed LoRA"));
     release(&b);
-    fx_add(&b.file, "lora_unet_conv_in.weight", DT_F16, &seed, FX_DIMS(6));
-    fx_add_scalar(&b.file, "lora_unet_conv_in.on_input", DT_F16, 1);
+    fx_add(&b.file, "lora_unet_conv_in.reshape_weight", DT_F16, &seed, FX_DIMS(2));
     assert_int_equal(bind(&b, o.names, false), KRON_ERR_UNSUPPORTED);
-    assert_non_null(strstr(kron_error_detail(), "IA3"));
+    assert_non_null(strstr(kron_error_detail(), "another shape"));
     release(&b);
     adapter_names_free(&o.names);
 }

@@ -32,7 +32,8 @@ static struct tensor present(void)
 static struct delta kron_delta(int64_t out, int64_t in, int64_t factor)
 {
     struct delta d = {.kind = DELTA_KRON, .scale = 1, .w1 = present(), .w2 = present(),
-                      .up = factor, .uq = factor, .vp = out / factor, .vq = in / factor};
+                      .up = factor, .uq = factor, .vp = out / factor, .vq = in / factor,
+                      .rows = out};
 
     return d;
 }
@@ -40,7 +41,7 @@ static struct delta kron_delta(int64_t out, int64_t in, int64_t factor)
 static struct delta low_rank_delta(int64_t rank)
 {
     struct delta d = {.kind = DELTA_LOW_RANK, .scale = 1, .rank = rank, .a = present(),
-                      .b = present()};
+                      .b = present(), .rows = 1024};
 
     return d;
 }
@@ -192,19 +193,27 @@ static struct tensor matrix(const float *data, int64_t rows, int64_t cols)
     return t;
 }
 
+/* The delta over all rows, and over all but the first of the layer by all but the first of its
+ * own. */
 static void expect_delta(const struct delta *d, const struct layer *l, const double *want)
 {
-    double w[24], part[24];
+    double w[24], part[24], plain[24];
+    struct delta whole = *d, window = *d;
     int64_t k = layer_k(l);
 
     assert_true(l->out * k <= 24);
     for (int i = 0; i < 24; i++)
-        w[i] = part[i] = 100;
-    delta_add_ref(d, l, 0.5f, 0, l->out, w);
+        w[i] = part[i] = 100, plain[i] = 7;
+    whole.rows = l->out;
+    window.at = window.from = 1;
+    window.rows = l->out - 1;
+    assert_int_equal(delta_add_ref(&whole, l, 0.5f, plain, w), KRON_OK);
     for (int64_t i = 0; i < l->out * k; i++)
         assert_true(fabs(w[i] - (100 + 0.5 * d->scale * want[i])) < 1e-12);
-    delta_add_ref(d, l, 0.5f, 1, l->out - 1, part); /* a window of rows */
-    assert_memory_equal(part, w + k, (size_t)((l->out - 1) * k) * sizeof *w);
+    assert_int_equal(delta_add_ref(&window, l, 0.5f, plain, part), KRON_OK);
+    for (int64_t i = 0; i < k; i++)
+        assert_true(part[i] == 100);
+    assert_memory_equal(part + k, w + k, (size_t)((l->out - 1) * k) * sizeof *w);
 }
 
 static void deltas_are_what_they_say(void **state)

@@ -206,21 +206,49 @@ static void run_deltas(const struct cpu_call *c)
 #pragma omp parallel for num_threads(c->threads) schedule(static)
         for (int64_t r = 0; r < n; r++)
             gather_window(c, at + r, windows + r * k);
-        delta_apply(c, windows, n, c->y + at * c->ys.c);
+        delta_apply(c, windows, n, c->y + at * c->ys.c, at);
     }
+}
+
+static void run_blocks(const struct cpu_call *c, const float *bias)
+{
+    int64_t block = c->o->conv->block, out = c->o->w.out;
+
+    for (int64_t at = 0; at < out; at += block)
+        run_block(c, bias, at, out - at < block ? out - at : block);
+}
+
+/* What turns the product comes before anything is added to it: the plain product stands in
+ * scratch until then. */
+static void run_turned(const struct cpu_call *c, const float *bias)
+{
+    int64_t m = c->ys.n * c->ys.h * c->ys.w, out = c->o->w.out, all = c->ys.h * c->ys.w;
+    struct cpu_call plain = *c;
+
+    plain.y = cpu_scratch(c, c->o->temp_at);
+    plain.x[1] = plain.x[2] = NULL;
+    run_blocks(&plain, NULL);
+    run_deltas(&plain);
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t i = 0; i < m; i++)
+        c->k->finish(c->y + i * out, plain.y + i * out, bias,
+                     c->x[2] ? c->x[2] + i / all * out : NULL,
+                     c->x[1] ? c->x[1] + i * out : NULL, ACT_NONE, out);
 }
 
 static void conv_run(struct cpu_call *c)
 {
     const struct cpu_op *o = c->o;
-    const float *bias = cpu_bias(c, c->op->layer);
-    int64_t block = o->conv->block;
+    const float *bias = cpu_bias(c);
 
     wpass_prepare(c, &o->w);
     memset(cpu_scratch(c, o->conv->zeros_at), 0, (size_t)c->xs.c * sizeof(float));
-    for (int64_t at = 0; at < o->w.out; at += block)
-        run_block(c, bias, at, o->w.out - at < block ? o->w.out - at : block);
-    if (!o->w.in_weight && o->w.deltas.n > 0)
+    if (delta_turns(&o->w)) {
+        run_turned(c, bias);
+        return;
+    }
+    run_blocks(c, bias);
+    if (delta_on_rows(&o->w))
         run_deltas(c);
 }
 
@@ -271,8 +299,12 @@ static kron_status conv_compile(struct be_plan *p, struct cpu_op *o)
     cp->zeros_at = cpu_take(o, (size_t)l->in * sizeof(float));
     size_t pixels = (size_t)(cp->taps * CONV_GROUP) * sizeof(float *);
     size_t pass = (size_t)(STEP * COLUMNS + COLUMNS) * sizeof(float) + wpass_thread_bytes(&o->w);
+    size_t turn = delta_thread_bytes(&o->w);
+    pass = pass > turn ? pass : turn;
     cpu_take_threads(p, o, pixels > pass ? pixels : pass);
-    if (!o->w.in_weight && o->w.deltas.n > 0) {
+    if (delta_turns(&o->w))
+        o->temp_at = cpu_take(o, (size_t)(m * l->out) * sizeof(float));
+    if (delta_on_rows(&o->w)) {
         int64_t rows = ROWS_BYTES / 4 / o->w.k;
         cp->window_rows = rows < 16 ? 16 : rows;
         cp->window_rows = cp->window_rows < m ? cp->window_rows : m;

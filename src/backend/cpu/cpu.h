@@ -25,19 +25,31 @@ struct cpu_device {
 struct be_weights {
     const struct layer_table *table;
     const struct delta_set *set;
-    struct merged *merged; /* by layer id */
+    struct kept *kept; /* by layer id */
 };
 
-/* Where a layer's weight comes from: its base, and the deltas to write into it. */
-struct wsource {
-    const struct layer *layer;
-    struct tensor base;       /* [out, k]: the file's, or the merged one */
-    struct delta_list deltas; /* of all routes */
-    bool in_weight;           /* deltas are written into the rows; else the route adds them */
-    int64_t out, k;
-    size_t *w2_at;    /* by delta: where in the op's scratch its W2 is kept as f32, or NONE_AT */
+/* A delta as an op applies it. Its factors D go into the weight's rows or are applied to
+ * activations; what it does to W itself (gains, turning rows) always goes into the rows, but for
+ * left deltas, which turn the product, before anything else is added to it. */
+struct wdelta {
+    struct delta d;      /* gains worked out; the input form brought to low rank */
+    bool in_rows;
+    size_t w2_at;        /* where in the op's scratch its W2 is kept as f32, or NONE_AT */
+    const float *mask;   /* region: a factor for each pixel of the op, or NULL */
 };
 #define NONE_AT ((size_t)-1)
+
+/* Where a layer's weight comes from: its base, and the deltas that change it. */
+struct wsource {
+    const struct layer *layer;
+    struct tensor base; /* [out, k]: the file's, or the merged one */
+    struct wdelta *at;
+    int n;
+    bool gains;         /* some delta scales rows or columns of the base */
+    int64_t row_floats; /* of a worker's scratch for rows of factors */
+    int64_t temp_at;    /* in a worker's scratch: rows of a delta on its own; 0: not needed */
+    int64_t out, k;
+};
 
 /* One op of a plan. Scratch parts are byte offsets into the plan's one scratch. */
 struct cpu_op {
@@ -45,11 +57,15 @@ struct cpu_op {
     struct wsource w;
     struct conv_plan *conv;
     size_t scratch_bytes;          /* all that this op needs */
+    bool has_bias, own_bias;       /* there is one; it must be written to bias_at */
     size_t bias_at, threads_at, block_at, temp_at, delta_at;
     size_t thread_bytes;           /* of one worker, from threads_at */
     int64_t block;                 /* linear: weight rows of one block */
     int64_t m_chunk;               /* linear: activation rows of one product */
+    bool by_rows;                  /* linear: whole rows go through scratch */
     int64_t delta_rows;            /* activation route: rows of one chunk */
+    int64_t mask_rows;             /* and of scaled activations, at mask_at */
+    size_t mask_at;
     bool res_in_place;             /* the residual's memory is the output's */
 };
 
@@ -101,8 +117,11 @@ extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm
 kron_status weights_create(struct be_device *d, const struct layer_table *table,
                            const struct delta_set *set, struct be_weights **out);
 void weights_free(struct be_weights *w);
-/* The f32 effective weight of a layer, made at the first call. */
+/* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
+/* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
+ * takes is kept with the weights, made at the first call. */
+kron_status weights_delta(struct be_plan *p, const struct layer *l, int i, struct delta *out);
 
 /* --- wpass.c --- */
 
@@ -111,6 +130,9 @@ enum { WPASS_ROWS = 64 }; /* most rows of one call */
 /* Sets o->w for the op's layer and route, and takes scratch for prepared factors. */
 kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct layer *l,
                           enum gr_route route);
+/* The same over n given deltas, as they are, all into the rows. */
+kron_status wpass_compile_list(struct be_plan *p, struct cpu_op *o, const struct layer *l,
+                               const struct delta *deltas, int n);
 /* Scratch that one worker needs in wpass_rows. */
 size_t wpass_thread_bytes(const struct wsource *w);
 /* Readies factors for this run; before any wpass_rows or delta_apply of it. */
@@ -121,7 +143,7 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
 /* Rows [row, row + n), whole, by all threads; each worker's scratch from its thread part. */
 void wpass_block(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
                  float *dst);
-/* The same of a single delta, without the base. */
+/* The same of s g c D of a single delta, without what it does to the base. */
 void wpass_delta_block(const struct cpu_call *c, const struct wsource *w, int i, int64_t row,
                        int64_t n, float *dst);
 /* Rows [row, row + n) of a Kronecker delta's W2 [vp, vq * kh * kw] as f32: where they are, or
@@ -132,18 +154,23 @@ const float *wpass_w2(const struct cpu_call *c, const struct wsource *w, int i, 
 const float *wpass_direct(const struct cpu_call *c, const struct wsource *w);
 /* s c of a delta in this run. */
 float wpass_strength(const struct cpu_call *c, const struct delta *d);
-/* A layer's bias as f32, NULL if it has none; decoded to o->bias_at if need be. */
-const float *cpu_bias(const struct cpu_call *c, const struct layer *l);
-bool cpu_needs_bias(const struct layer *l); /* needs out floats at o->bias_at */
+/* The op's bias as f32, deltas added; NULL if it has none. */
+const float *cpu_bias(const struct cpu_call *c);
 /* n numbers of t from `at` as f32: in place if they are, else decoded to dst. */
 const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int64_t at, int64_t n,
                         float *dst);
 
 /* --- delta.c: the activation route --- */
 
+/* True if some delta is applied to activations, or turns the product. */
+bool delta_on_rows(const struct wsource *w);
+bool delta_turns(const struct wsource *w);
 /* Takes scratch for adding the op's deltas to y[.., out]. */
 void delta_compile(struct be_plan *p, struct cpu_op *o);
-/* y[m, out] += deltas of x[m, k], dense, all deltas with a strength. */
-void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y);
+/* Scratch that one worker needs for left deltas. */
+size_t delta_thread_bytes(const struct wsource *w);
+/* y[m, out] = W x, dense, without bias: turned by left deltas, plus the deltas of x[m, k]. The
+ * first row is that of pixel `first` of the op's output. */
+void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y, int64_t first);
 
 #endif

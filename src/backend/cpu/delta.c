@@ -6,13 +6,20 @@
  *   Kronecker   x as [m uq, width], width = vq kh kw: either t = x W2' then W1 mixes the uq parts
  *               of a row, or W1 first and then W2, whichever is less work
  *   others      rows of the delta as a weight, times x
+ *   left        y itself is turned, block by block, before anything is added to it
  *
- * One memory area is cut anew by each delta; chunks keep it small whatever the sizes. */
+ * What is confined to a region sees rows of x that are scaled by its mask. One memory area is cut
+ * anew by each delta; chunks keep it small whatever the sizes. */
 #include "backend/cpu/cpu.h"
 #include <omp.h>
 #include <string.h>
 
-enum { AREA_BYTES = 4 << 20, PANEL_BYTES = 1 << 20 };
+enum {
+    AREA_BYTES = 4 << 20,
+    PANEL_BYTES = 1 << 20,
+    MASK_BYTES = 1 << 20, /* of scaled rows */
+    TURN_ROWS = 16,       /* that a worker turns at a time */
+};
 
 struct sizes {
     int64_t panel;   /* ranks, rows of W2, or delta rows held at once */
@@ -36,7 +43,21 @@ static bool w1_first(const struct wsource *w, const struct delta *d)
     int64_t width = kron_width(w, d);
     int64_t w2 = d->uq * width * d->vp + d->up * d->uq * d->vp;
 
-    return d->up * d->uq * width + d->up * width * d->vp < w2;
+    return d->rows == w->out && d->up * d->uq * width + d->up * width * d->vp < w2;
+}
+
+/* A Kronecker product that must be applied as a weight: part of one, or with gains. */
+static bool is_cut(const struct delta *d)
+{
+    return d->axis != GAIN_NONE || d->from != 0 || d->rows != d->up * d->vp;
+}
+
+static struct sizes as_rows(const struct wsource *w, const struct delta *d)
+{
+    struct sizes s = {.panel = at_least(PANEL_BYTES / 4 / w->k, 16, d->rows)};
+
+    s.fixed = s.panel * w->k;
+    return s;
 }
 
 static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
@@ -46,11 +67,13 @@ static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
 
     switch (d->kind) {
     case DELTA_LOW_RANK:
-        s.panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, d->rank);
-        s.fixed = s.panel * (w->k + w->out);
+        s.panel = at_least(PANEL_BYTES / 4 / (w->k + d->rows), 8, d->rank);
+        s.fixed = s.panel * (w->k + d->rows);
         s.per_row = s.panel;
         break;
     case DELTA_KRON:
+        if (is_cut(d))
+            return as_rows(w, d);
         width = kron_width(w, d);
         s.panel = at_least(PANEL_BYTES / 4 / width, 16, d->vp);
         s.fixed = s.panel * width + d->up * d->uq;
@@ -58,8 +81,11 @@ static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
         break;
     case DELTA_HADAMARD:
     case DELTA_FULL:
-        s.panel = at_least(PANEL_BYTES / 4 / w->k, 16, w->out);
-        s.fixed = s.panel * w->k;
+        return as_rows(w, d);
+    case DELTA_INPUT: /* a low rank by now */
+    case DELTA_NONE:
+    case DELTA_LEFT:
+    case DELTA_RIGHT:
         break;
     }
     return s;
@@ -70,19 +96,83 @@ static int64_t round16(int64_t n)
     return (n + 15) / 16 * 16;
 }
 
+static bool on_rows(const struct wdelta *d)
+{
+    return !d->in_rows && d->d.kind != DELTA_NONE && d->d.kind != DELTA_RIGHT;
+}
+
+bool delta_on_rows(const struct wsource *w)
+{
+    for (int i = 0; i < w->n; i++)
+        if (on_rows(&w->at[i]))
+            return true;
+    return false;
+}
+
+bool delta_turns(const struct wsource *w)
+{
+    for (int i = 0; i < w->n; i++)
+        if (w->at[i].d.kind == DELTA_LEFT)
+            return true;
+    return false;
+}
+
+/* A plain row, a turned one, and two blocks, for some rows. */
+size_t delta_thread_bytes(const struct wsource *w)
+{
+    int64_t block = 0;
+
+    for (int i = 0; i < w->n; i++)
+        if (w->at[i].d.block > block)
+            block = w->at[i].d.block;
+    return delta_turns(w) ? (size_t)(TURN_ROWS * 2 * (w->out + block)) * sizeof(float) : 0;
+}
+
 void delta_compile(struct be_plan *p, struct cpu_op *o)
 {
     int64_t m = 0, fixed = 0, rows = 0;
     struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    bool masks = false;
 
-    for (int i = 0; i < o->w.deltas.n; i++) {
-        struct sizes s = sizes_of(&o->w, &o->w.deltas.at[i]);
+    for (int i = 0; i < o->w.n; i++) {
+        struct sizes s = sizes_of(&o->w, &o->w.at[i].d);
         m = s.per_row > m ? s.per_row : m;
         fixed = s.fixed > fixed ? s.fixed : fixed;
+        masks = masks || o->w.at[i].mask != NULL;
     }
     rows = m > 0 ? at_least(AREA_BYTES / 4 / m, 16, y.n * y.h * y.w) : y.n * y.h * y.w;
     o->delta_rows = rows;
+    o->mask_rows = at_least(MASK_BYTES / 4 / o->w.k, 16, y.n * y.h * y.w);
+    o->mask_at = masks ? cpu_take(o, (size_t)(o->mask_rows * o->w.k) * 4) : NONE_AT;
     o->delta_at = cpu_take(o, (size_t)(round16(fixed) + round16(rows * m) + 32) * 4);
+}
+
+/* Ranks [r0, r0 + r) of A, times the gain of each output row, as a[rows, r]. */
+static void take_a(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r, float *a)
+{
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t o = 0; o < d->rows; o++) {
+        float *to = a + o * r, g = d->axis == GAIN_OUT ? d->gain[o] : 1;
+        const float *from = cpu_floats(c->k, &d->a, (d->from + o) * d->rank + r0, r, to);
+        for (int64_t j = 0; j < r; j++)
+            to[j] = g * from[j];
+    }
+}
+
+/* Ranks [r0, r0 + r) of B, times the gain of each input channel: where they are or in b. */
+static const float *take_b(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r,
+                           float *b)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t ks = (int64_t)w->layer->kh * w->layer->kw;
+    const float *from = cpu_floats(c->k, &d->b, r0 * w->k, r * w->k, b);
+
+    if (d->axis != GAIN_IN)
+        return from;
+    for (int64_t j = 0; j < r; j++)
+        for (int64_t i = 0; i < w->k; i++)
+            b[j * w->k + i] = from[j * w->k + i] * d->gain[i / ks];
+    return b;
 }
 
 static void low_rank(const struct cpu_call *c, const struct delta *d, float s, const float *x,
@@ -95,17 +185,12 @@ static void low_rank(const struct cpu_call *c, const struct delta *d, float s, c
 
     for (int64_t r0 = 0; r0 < d->rank; r0 += z.panel) {
         int64_t r = d->rank - r0 < z.panel ? d->rank - r0 : z.panel;
-        const float *pb = cpu_floats(c->k, &d->b, r0 * w->k, r * w->k, b);
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-        for (int64_t o = 0; o < w->out; o++) {
-            const float *from = cpu_floats(c->k, &d->a, o * d->rank + r0, r, a + o * r);
-            if (from != a + o * r)
-                memcpy(a + o * r, from, (size_t)r * sizeof *a);
-        }
+        const float *pb = take_b(c, d, r0, r, b);
+        take_a(c, d, r0, r, a);
         for (int64_t at = 0; at < m; at += c->o->delta_rows) {
             int64_t n = m - at < c->o->delta_rows ? m - at : c->o->delta_rows;
             onednn_gemm(true, n, r, w->k, 1, x + at * w->k, w->k, pb, w->k, 0, t, r);
-            onednn_gemm(true, n, w->out, r, s, t, r, a, r, 1, y + at * w->out, w->out);
+            onednn_gemm(true, n, d->rows, r, s, t, r, a, r, 1, y + at * w->out, w->out);
         }
     }
 }
@@ -144,7 +229,7 @@ static void kronecker(const struct cpu_call *c, int i, float s, const float *x, 
                       float *y)
 {
     const struct wsource *w = &c->o->w;
-    const struct delta *d = &w->deltas.at[i];
+    const struct delta *d = &w->at[i].d;
     struct sizes z = sizes_of(w, d);
     float *w1 = cpu_scratch(c, c->o->delta_at), *w2 = w1 + d->up * d->uq;
     float *t = w1 + round16(z.fixed);
@@ -166,30 +251,114 @@ static void kronecker(const struct cpu_call *c, int i, float s, const float *x, 
 static void as_weight(const struct cpu_call *c, int i, const float *x, int64_t m, float *y)
 {
     const struct wsource *w = &c->o->w;
-    int64_t panel = sizes_of(w, &w->deltas.at[i]).panel;
+    const struct delta *d = &w->at[i].d;
+    int64_t panel = sizes_of(w, d).panel;
     float *rows = cpu_scratch(c, c->o->delta_at);
 
-    for (int64_t row = 0; row < w->out; row += panel) {
-        int64_t n = w->out - row < panel ? w->out - row : panel;
-        wpass_delta_block(c, w, i, row, n, rows);
+    for (int64_t row = 0; row < d->rows; row += panel) {
+        int64_t n = d->rows - row < panel ? d->rows - row : panel;
+        wpass_delta_block(c, w, i, d->at + row, n, rows);
         onednn_gemm(true, m, n, w->k, 1, x, w->k, rows, w->k, 1, y + row, w->out);
     }
 }
 
-void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y)
+/* y: the first of the delta's columns. */
+static void apply_one(const struct cpu_call *c, int i, const float *x, int64_t m, float *y)
+{
+    const struct delta *d = &c->o->w.at[i].d;
+    float s = wpass_strength(c, d);
+
+    if (d->kind == DELTA_LOW_RANK)
+        low_rank(c, d, s, x, m, y);
+    else if (d->kind == DELTA_KRON && !is_cut(d))
+        kronecker(c, i, s, x, m, y);
+    else
+        as_weight(c, i, x, m, y);
+}
+
+/* In rows of x that are scaled: what a region leaves out is zero. */
+static void apply_masked(const struct cpu_call *c, int i, const float *x, int64_t m, float *y,
+                         int64_t first)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t pixels = c->ys.h * c->ys.w, most = c->o->mask_rows;
+    float *rows = cpu_scratch(c, c->o->mask_at);
+
+    for (int64_t at = 0; at < m; at += most) {
+        int64_t n = m - at < most ? m - at : most;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+        for (int64_t r = 0; r < n; r++) {
+            float a = w->at[i].mask[(first + at + r) % pixels];
+            for (int64_t j = 0; j < w->k; j++)
+                rows[r * w->k + j] = a * x[(at + r) * w->k + j];
+        }
+        apply_one(c, i, rows, n, y + at * w->out);
+    }
+}
+
+/* --- left --- */
+
+/* y[n, ..] rows of a layer's product, `ld` wide: x + s x M in every block of every stage. */
+static void turn(const struct cpu_kernels *k, const struct delta *d, float s, int64_t n, float *y,
+                 int64_t ld, float *in, float *out)
+{
+    int64_t b = d->block;
+
+    for (int stage = 0; stage < d->stages; stage++)
+        for (int64_t j = 0; j < d->n_blocks; j++) {
+            for (int64_t e = 0; e < b; e++) {
+                int64_t row = delta_left_row(d, stage, j, e);
+                for (int64_t r = 0; r < n; r++)
+                    in[r * b + e] = y[r * ld + row];
+            }
+            k->gemm(n, b, b, in, b, d->mix + (stage * d->n_blocks + j) * b * b, b, out, b, false);
+            for (int64_t e = 0; e < b; e++) {
+                int64_t row = delta_left_row(d, stage, j, e);
+                for (int64_t r = 0; r < n; r++)
+                    y[r * ld + row] += s * out[r * b + e];
+            }
+        }
+    for (int64_t r = 0; d->rescale != NULL && r < n; r++)
+        for (int64_t o = 0; o < d->rows; o++)
+            y[r * ld + o] *= 1 + s * (d->rescale[o] - 1);
+}
+
+/* Each left delta turns the plain product, and their changes add up. */
+static void turn_rows(const struct cpu_call *c, int64_t n, float *y, float *scratch)
+{
+    const struct wsource *w = &c->o->w;
+    float *plain = scratch, *x = plain + TURN_ROWS * w->out, *blocks = x + TURN_ROWS * w->out;
+
+    memcpy(plain, y, (size_t)(n * w->out) * sizeof *y);
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        float s = delta_strength(d, c->strengths);
+        if (d->kind != DELTA_LEFT || s == 0)
+            continue;
+        memcpy(x, plain, (size_t)(n * w->out) * sizeof *x);
+        turn(c->k, d, s, n, x + d->at, w->out, blocks, blocks + TURN_ROWS * d->block);
+        c->k->axpy(y, x, 1, n * w->out);
+        c->k->axpy(y, plain, -1, n * w->out);
+    }
+}
+
+void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y, int64_t first)
 {
     const struct wsource *w = &c->o->w;
 
-    for (int i = 0; i < w->deltas.n; i++) {
-        const struct delta *d = &w->deltas.at[i];
-        float s = wpass_strength(c, d);
-        if (s == 0)
+    if (delta_turns(w)) {
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+        for (int64_t at = 0; at < m; at += TURN_ROWS)
+            turn_rows(c, m - at < TURN_ROWS ? m - at : TURN_ROWS, y + at * w->out,
+                      cpu_thread_scratch(c));
+    }
+    for (int i = 0; i < w->n; i++) {
+        const struct wdelta *d = &w->at[i];
+        if (!on_rows(d) || d->d.kind == DELTA_LEFT || wpass_strength(c, &d->d) == 0)
             continue;
-        if (d->kind == DELTA_LOW_RANK)
-            low_rank(c, d, s, x, m, y);
-        else if (d->kind == DELTA_KRON)
-            kronecker(c, i, s, x, m, y);
+        if (d->mask != NULL)
+            apply_masked(c, i, x, m, y + d->d.at, first);
         else
-            as_weight(c, i, x, m, y);
+            apply_one(c, i, x, m, y + d->d.at);
     }
 }

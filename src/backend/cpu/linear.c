@@ -30,11 +30,6 @@ static int64_t block_rows(int64_t out, int64_t k, int threads)
     return (rows + 15) / 16 * 16;
 }
 
-static bool by_activation(const struct cpu_op *o)
-{
-    return !o->w.in_weight && o->w.deltas.n > 0; /* a merged weight has no deltas left */
-}
-
 /* --- few rows: each weight row is decoded by the thread that uses it --- */
 
 static void few_rows(const struct cpu_call *c, float *y, int64_t ldy)
@@ -111,12 +106,30 @@ static void linear_block(const struct cpu_call *c, const float *bias, int64_t ro
     }
 }
 
+/* Whole rows through scratch, a chunk at a time: for what turns the product before anything is
+ * added to it, and for an activation of base and deltas before a residual in the output's place. */
+static void linear_rows(const struct cpu_call *c, const float *bias, int64_t at, int64_t rows)
+{
+    const struct cpu_op *o = c->o;
+    int64_t k = o->w.k, out = o->w.out;
+    float *temp = cpu_scratch(c, o->temp_at);
+    const float *x = c->x[0] + at * k;
+
+    for (int64_t row = 0; row < out; row += o->block) {
+        int64_t n = out - row < o->block ? out - row : o->block;
+        const float *w = block_of(c, row, n, cpu_scratch(c, o->block_at));
+        onednn_gemm(true, rows, n, k, 1, x, k, w, k, 0, temp + row, out);
+    }
+    delta_apply(c, x, rows, temp, at);
+    finish(c, c->y + at * out, temp, out, bias, c->x[1] ? c->x[1] + at * out : NULL, rows, 0, out);
+}
+
 static void linear_run(struct cpu_call *c)
 {
     const struct cpu_op *o = c->o;
-    const float *bias = cpu_bias(c, c->op->layer), *res = c->x[1];
+    const float *bias = cpu_bias(c), *res = c->x[1];
     int64_t m = rows_of(c->xs), out = o->w.out;
-    bool deltas = by_activation(o), raw = deltas && c->op->act != ACT_NONE;
+    bool deltas = delta_on_rows(&o->w), raw = deltas && c->op->act != ACT_NONE;
 
     wpass_prepare(c, &o->w);
     if (m <= FEW_ROWS && !deltas) {
@@ -125,39 +138,55 @@ static void linear_run(struct cpu_call *c)
         finish(c, c->y, temp, out, bias, res, m, 0, out);
         return;
     }
+    if (o->by_rows) {
+        for (int64_t at = 0; at < m; at += o->m_chunk)
+            linear_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
+        return;
+    }
     for (int64_t row = 0; row < out; row += o->block)
         linear_block(c, bias, row, out - row < o->block ? out - row : o->block, raw);
     if (deltas)
-        delta_apply(c, c->x[0], m, c->y);
+        delta_apply(c, c->x[0], m, c->y, 0);
     if (raw)
         finish(c, c->y, c->y, out, bias, res, m, 0, out);
+}
+
+/* Rows of `width` floats that temp_at holds. */
+static void take_temp(struct cpu_op *o, int64_t m, int64_t width)
+{
+    o->m_chunk = TEMP_BYTES / 4 / width < 32 ? 32 : TEMP_BYTES / 4 / width;
+    o->m_chunk = o->m_chunk < m ? o->m_chunk : m;
+    o->temp_at = cpu_take(o, (size_t)(o->m_chunk * width) * 4);
+}
+
+/* Scratch of each worker for the weight pass, behind `more`, or for turning. */
+static void take_threads(struct be_plan *p, struct cpu_op *o, size_t more)
+{
+    size_t pass = more + wpass_thread_bytes(&o->w), turn = delta_thread_bytes(&o->w);
+
+    cpu_take_threads(p, o, pass > turn ? pass : turn);
 }
 
 static kron_status linear_compile(struct be_plan *p, struct cpu_op *o)
 {
     const struct gr_op *op = o->op;
-    struct gr_shape s = gr_shape_of(p->g, op->in[0]);
-    int64_t m = rows_of(s), k = op->layer->in, out = op->layer->out;
-    enum gr_route route = op->route;
+    int64_t m = rows_of(gr_shape_of(p->g, op->in[0])), k = op->layer->in, out = op->layer->out;
 
-    /* The sum must pass the activation before the residual, which stands where it would go. */
-    if (o->res_in_place && op->act != ACT_NONE && route == ROUTE_ACTIVATION)
-        route = ROUTE_WEIGHT;
-    KRON_TRY(wpass_compile(p, o, op->layer, route));
-    bool few = m <= FEW_ROWS && !by_activation(o);
-    cpu_take_threads(p, o, (few ? (size_t)(FEW_STEP * k) * 4 : 0) + wpass_thread_bytes(&o->w));
+    KRON_TRY(wpass_compile(p, o, op->layer, op->route));
+    bool deltas = delta_on_rows(&o->w), few = m <= FEW_ROWS && !deltas;
+    bool through = o->res_in_place && op->act != ACT_NONE;
+    take_threads(p, o, few ? (size_t)(FEW_STEP * k) * 4 : 0);
     o->m_chunk = m;
     if (few) {
         o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
         return KRON_OK;
     }
+    o->by_rows = delta_turns(&o->w) || (deltas && through);
     o->block = block_rows(out, k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(o->block * k) * 4);
-    if (o->res_in_place && op->act != ACT_NONE) {
-        o->m_chunk = TEMP_BYTES / 4 / o->block < m ? TEMP_BYTES / 4 / o->block : m;
-        o->temp_at = cpu_take(o, (size_t)(o->m_chunk * o->block) * 4);
-    }
-    if (by_activation(o))
+    if (o->by_rows || through)
+        take_temp(o, m, o->by_rows ? out : o->block);
+    if (deltas)
         delta_compile(p, o);
     return KRON_OK;
 }
@@ -208,7 +237,7 @@ static void geglu_rows(const struct cpu_call *c, const float *bias, int64_t at, 
         const float *w = block_of(c, row, n, cpu_scratch(c, o->block_at));
         onednn_gemm(true, rows, n, k, 1, x, k, w, k, 0, temp + row, out);
     }
-    delta_apply(c, x, rows, temp);
+    delta_apply(c, x, rows, temp, at);
     gate(c, c->y + at * half, temp, temp + half, out, bias, rows, 0, half);
 }
 
@@ -216,7 +245,7 @@ static void geglu_run(struct cpu_call *c)
 {
     const struct cpu_op *o = c->o;
     int64_t m = rows_of(c->xs), half = c->ys.c;
-    const float *bias = cpu_bias(c, c->op->layer);
+    const float *bias = cpu_bias(c);
 
     wpass_prepare(c, &o->w);
     if (bias == NULL) { /* the layer has none: zeros stand at bias_at */
@@ -224,7 +253,7 @@ static void geglu_run(struct cpu_call *c)
         memset(zero, 0, (size_t)o->w.out * sizeof *zero);
         bias = zero;
     }
-    if (by_activation(o))
+    if (delta_on_rows(&o->w))
         for (int64_t at = 0; at < m; at += o->m_chunk)
             geglu_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
     else
@@ -235,19 +264,17 @@ static void geglu_run(struct cpu_call *c)
 static kron_status geglu_compile(struct be_plan *p, struct cpu_op *o)
 {
     const struct layer *l = o->op->layer;
-    int64_t m = rows_of(gr_shape_of(p->g, o->op->in[0])), k = l->in, width;
+    int64_t m = rows_of(gr_shape_of(p->g, o->op->in[0])), k = l->in;
 
     KRON_TRY(wpass_compile(p, o, l, o->op->route));
-    if (l->bias.data == NULL)
+    bool deltas = delta_on_rows(&o->w);
+    if (!o->has_bias)
         o->bias_at = cpu_take(o, (size_t)l->out * 4);
-    cpu_take_threads(p, o, wpass_thread_bytes(&o->w));
+    take_threads(p, o, 0);
     o->block = block_rows(l->out / 2, 2 * k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(2 * o->block * k) * 4);
-    width = by_activation(o) ? l->out : 2 * o->block;
-    o->m_chunk = TEMP_BYTES / 4 / width < 32 ? 32 : TEMP_BYTES / 4 / width;
-    o->m_chunk = o->m_chunk < m ? o->m_chunk : m;
-    o->temp_at = cpu_take(o, (size_t)(o->m_chunk * width) * 4);
-    if (by_activation(o))
+    take_temp(o, m, deltas ? l->out : 2 * o->block);
+    if (deltas)
         delta_compile(p, o);
     return KRON_OK;
 }

@@ -40,7 +40,7 @@ static void norm_params(const struct cpu_call *c, const float **weight, const fl
                        mem + at, 1, cpu_thread_scratch(c));
     if (*weight == NULL)
         *weight = mem;
-    *bias = cpu_bias(c, w->layer);
+    *bias = cpu_bias(c);
     if (*bias == NULL) {
         float *zero = cpu_scratch(c, c->o->bias_at);
         memset(zero, 0, (size_t)w->out * sizeof *zero);
@@ -53,7 +53,7 @@ static kron_status take_params(struct be_plan *p, struct cpu_op *o, size_t threa
     const struct layer *l = o->op->layer;
 
     KRON_TRY(wpass_compile(p, o, l, ROUTE_WEIGHT));
-    if (l->bias.data == NULL)
+    if (!o->has_bias)
         o->bias_at = cpu_take(o, (size_t)l->out * sizeof(float));
     o->block_at = cpu_take(o, (size_t)l->out * sizeof(float));
     thread_bytes += wpass_thread_bytes(&o->w);

@@ -43,21 +43,31 @@ const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int
     return dst;
 }
 
-bool cpu_needs_bias(const struct layer *l)
+const float *cpu_bias(const struct cpu_call *c)
 {
-    return l->bias.data != NULL && !is_f32(&l->bias);
-}
+    const struct wsource *w = &c->o->w;
+    const struct tensor *t = &w->layer->bias;
+    float *sum = cpu_scratch(c, c->o->bias_at);
 
-const float *cpu_bias(const struct cpu_call *c, const struct layer *l)
-{
-    if (l->bias.data == NULL)
+    if (!c->o->has_bias)
         return NULL;
-    return cpu_floats(c->k, &l->bias, 0, l->out, cpu_scratch(c, c->o->bias_at));
+    if (!c->o->own_bias)
+        return (const float *)t->data;
+    memset(sum, 0, (size_t)w->out * sizeof *sum);
+    if (t->data != NULL)
+        c->k->decode(t->type, t->data, w->out, sum);
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        float s = delta_strength(d, c->strengths);
+        if (d->bias != NULL && s != 0)
+            c->k->axpy(sum + d->at, d->bias, s, d->rows);
+    }
+    return sum;
 }
 
 float wpass_strength(const struct cpu_call *c, const struct delta *d)
 {
-    return c->strengths[d->strength] * d->scale;
+    return delta_strength(d, c->strengths) * d->scale;
 }
 
 static bool w2_needs_memory(const struct delta *d)
@@ -65,109 +75,204 @@ static bool w2_needs_memory(const struct delta *d)
     return d->kind == DELTA_KRON && (d->w2.data == NULL || !is_f32(&d->w2));
 }
 
-kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct layer *l,
-                          enum gr_route route)
+/* --- compiling --- */
+
+static bool has_factors(const struct delta *d)
+{
+    return d->kind != DELTA_NONE && d->kind != DELTA_LEFT && d->kind != DELTA_RIGHT;
+}
+
+/* True if the delta multiplies rows or columns of the base. */
+static bool scales_base(const struct delta *d)
+{
+    return d->axis != GAIN_NONE || (d->replace && d->kind != DELTA_NONE);
+}
+
+/* Takes memory for W2s that every row uses again, as far as it stays small. */
+static void take_w2(struct cpu_op *o, size_t *kept)
+{
+    for (int i = 0; i < o->w.n; i++) {
+        const struct delta *d = &o->w.at[i].d;
+        size_t bytes = (size_t)(d->vp * d->vq * kernel_size(o->w.layer)) * sizeof(float);
+        if (!w2_needs_memory(d) || bytes > W2_MOST - *kept)
+            continue;
+        o->w.at[i].w2_at = cpu_take(o, bytes);
+        *kept += bytes;
+    }
+}
+
+/* What the deltas together ask of the op. */
+static void settle(struct cpu_op *o)
 {
     struct wsource *w = &o->w;
+    const struct tensor *bias = &w->layer->bias;
+    int64_t longest = 0;
+    bool temp = false;
     size_t kept = 0;
 
-    *w = (struct wsource){.layer = l, .base = l->weight, .out = l->out, .k = layer_k(l)};
-    w->in_weight = route == ROUTE_WEIGHT;
-    if (cpu_needs_bias(l))
-        o->bias_at = cpu_take(o, (size_t)l->out * sizeof(float));
-    if (route == ROUTE_MERGED)
-        return weights_merged(p, l, &w->base);
-    w->deltas = delta_set_list(p->weights->set, l);
-    w->w2_at = arena_alloc(&p->mem, (size_t)w->deltas.n * sizeof *w->w2_at + 1);
-    KRON_TRY(p->mem.status);
-    for (int i = 0; i < w->deltas.n; i++) {
-        const struct delta *d = &w->deltas.at[i];
-        size_t bytes = (size_t)(d->vp * d->vq * kernel_size(l)) * sizeof(float);
-        w->w2_at[i] = NONE_AT;
-        if (!w2_needs_memory(d) || bytes > W2_MOST - kept)
-            continue;
-        w->w2_at[i] = cpu_take(o, bytes);
-        kept += bytes;
+    o->has_bias = bias->data != NULL;
+    o->own_bias = o->has_bias && !is_f32(bias);
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        o->has_bias = o->has_bias || d->bias != NULL;
+        o->own_bias = o->own_bias || d->bias != NULL;
+        w->gains = w->gains || scales_base(d);
+        temp = temp || d->axis == GAIN_IN;
+        longest = d->uq > longest ? d->uq : longest;
     }
+    w->row_floats = SEG + longest;
+    w->temp_at = temp ? AT_ROW + w->row_floats : 0;
+    if (o->own_bias)
+        o->bias_at = cpu_take(o, (size_t)w->out * sizeof(float));
+    take_w2(o, &kept);
+}
+
+static kron_status take_deltas(struct be_plan *p, struct cpu_op *o, const struct layer *l, int n)
+{
+    o->w = (struct wsource){.layer = l, .base = l->weight, .out = l->out, .k = layer_k(l)};
+    o->w.at = arena_alloc(&p->mem, (size_t)n * sizeof *o->w.at + 1);
+    return p->mem.status;
+}
+
+kron_status wpass_compile_list(struct be_plan *p, struct cpu_op *o, const struct layer *l,
+                               const struct delta *deltas, int n)
+{
+    KRON_TRY(take_deltas(p, o, l, n));
+    for (int i = 0; i < n; i++)
+        o->w.at[o->w.n++] = (struct wdelta){.d = deltas[i], .in_rows = true, .w2_at = NONE_AT};
+    settle(o);
     return KRON_OK;
 }
 
-/* w1 rows and short rows of W2 stand at AT_ROW. */
+/* The region's mask at the size of the op's output. */
+static kron_status scale_mask(struct be_plan *p, const struct cpu_op *o, struct wdelta *w)
+{
+    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    float *mask = arena_alloc(&p->mem, (size_t)(y.h * y.w) * sizeof *mask);
+
+    KRON_TRY(p->mem.status);
+    delta_region_scale(w->d.region, y.w, y.h, mask);
+    w->mask = mask;
+    return KRON_OK;
+}
+
+/* A merged weight has all in it but biases and what is confined to a region. */
+static bool is_merged(struct delta *d)
+{
+    if (d->region != NULL)
+        return false;
+    d->kind = DELTA_NONE;
+    d->axis = GAIN_NONE;
+    return d->bias == NULL;
+}
+
+kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct layer *l,
+                          enum gr_route route)
+{
+    struct delta_list list = delta_set_list(p->weights->set, l);
+
+    route = gr_route_allowed(list, route);
+    KRON_TRY(take_deltas(p, o, l, list.n));
+    if (route == ROUTE_MERGED)
+        KRON_TRY(weights_merged(p, l, &o->w.base));
+    for (int i = 0; i < list.n; i++) {
+        struct wdelta *w = &o->w.at[o->w.n];
+        *w = (struct wdelta){.d = list.at[i], .w2_at = NONE_AT};
+        if (route == ROUTE_MERGED && is_merged(&w->d))
+            continue;
+        if (route != ROUTE_MERGED)
+            KRON_TRY(weights_delta(p, l, i, &w->d));
+        w->in_rows = route == ROUTE_WEIGHT && w->d.region == NULL;
+        if (w->d.region != NULL)
+            KRON_TRY(scale_mask(p, o, w));
+        o->w.n++;
+    }
+    settle(o);
+    return KRON_OK;
+}
+
+/* Short rows of W2 and rows of W1 stand at AT_ROW, then what temp_at says. */
 size_t wpass_thread_bytes(const struct wsource *w)
 {
-    int64_t longest = 0;
-
-    if (w->deltas.n == 0)
+    if (w->n == 0)
         return 0;
-    for (int i = 0; i < w->deltas.n; i++)
-        if (w->deltas.at[i].uq > longest)
-            longest = w->deltas.at[i].uq;
-    return (size_t)(AT_ROW + SEG + longest) * sizeof(float);
+    return (size_t)(AT_ROW + w->row_floats + (w->temp_at ? WPASS_ROWS * SEG : 0)) * sizeof(float);
 }
 
 /* --- products of two factors --- */
 
-/* to[n, n_col] (+)= scale A[row .., r] B[r, col ..], B's rows `width` long. */
-static void add_product(const struct cpu_kernels *k, const struct tensor *a,
-                        const struct tensor *b, int64_t rank, int64_t width, float scale,
-                        int64_t row, int64_t n, int64_t col, int64_t n_col, float *to, int64_t ld,
-                        bool add, float *scratch)
+/* Rows [row, row + n) and columns [col, col + n_col) of some matrix, to be written to dst. */
+struct piece {
+    int64_t row, n, col, n_col;
+    float *dst;
+    int64_t ld;
+    float *scratch;
+};
+
+static struct piece narrower(const struct piece *p, int64_t at, int64_t most)
 {
-    float *pa = scratch + AT_A, *pb = scratch + AT_B;
+    struct piece q = *p;
+
+    q.col += at;
+    q.n_col = p->n_col - at < most ? p->n_col - at : most;
+    q.dst += at;
+    return q;
+}
+
+/* dst (+)= s g A B of a piece, B's rows `width` long; g: a factor for each row, or NULL. */
+static void add_product(const struct cpu_kernels *k, const struct tensor *a,
+                        const struct tensor *b, int64_t rank, int64_t width, float s,
+                        const float *g, const struct piece *p, bool add)
+{
+    float *pa = p->scratch + AT_A, *pb = p->scratch + AT_B;
 
     for (int64_t r0 = 0; r0 < rank; r0 += RANKS) {
         int64_t r = rank - r0 < RANKS ? rank - r0 : RANKS;
-        for (int64_t i = 0; i < n; i++) {
-            const float *from = cpu_floats(k, a, (row + i) * rank + r0, r, pa + i * r);
+        for (int64_t i = 0; i < p->n; i++) {
+            const float *from = cpu_floats(k, a, (p->row + i) * rank + r0, r, pa + i * r);
             for (int64_t j = 0; j < r; j++)
-                pa[i * r + j] = from[j] * scale;
+                pa[i * r + j] = from[j] * (g ? s * g[i] : s);
         }
-        for (int64_t at = 0; at < n_col; at += SEG) {
-            int64_t m = n_col - at < SEG ? n_col - at : SEG, ldb = m;
+        for (int64_t at = 0; at < p->n_col; at += SEG) {
+            struct piece q = narrower(p, at, SEG);
+            int64_t ldb = q.n_col;
             const float *panel = pb;
             if (is_f32(b)) {
-                panel = (const float *)b->data + r0 * width + col + at;
+                panel = (const float *)b->data + r0 * width + q.col;
                 ldb = width;
             }
             for (int64_t j = 0; panel == pb && j < r; j++)
-                cpu_floats(k, b, (r0 + j) * width + col + at, m, pb + j * m);
-            k->gemm(n, m, r, pa, r, panel, ldb, to + at, ld, add || r0 > 0);
+                cpu_floats(k, b, (r0 + j) * width + q.col, q.n_col, pb + j * ldb);
+            k->gemm(q.n, q.n_col, r, pa, r, panel, ldb, q.dst, q.ld, add || r0 > 0);
         }
     }
 }
 
-static void add_low_rank(const struct cpu_kernels *k, const struct wsource *w,
-                         const struct delta *d, float s, int64_t row, int64_t n, int64_t col,
-                         int64_t n_col, float *dst, int64_t ld, float *scratch)
-{
-    add_product(k, &d->a, &d->b, d->rank, w->k, s, row, n, col, n_col, dst, ld, true, scratch);
-}
-
 static void add_hadamard(const struct cpu_kernels *k, const struct wsource *w,
-                         const struct delta *d, float s, int64_t row, int64_t n, int64_t col,
-                         int64_t n_col, float *dst, int64_t ld, float *scratch)
+                         const struct delta *d, float s, const float *g, const struct piece *p)
 {
-    float *p = scratch + AT_P, *q = scratch + AT_Q;
-
-    for (int64_t at = 0; at < n_col; at += SEG) {
-        int64_t m = n_col - at < SEG ? n_col - at : SEG;
-        add_product(k, &d->a, &d->b, d->rank, w->k, 1, row, n, col + at, m, p, m, false, scratch);
-        add_product(k, &d->c, &d->d, d->rank, w->k, 1, row, n, col + at, m, q, m, false, scratch);
-        for (int64_t i = 0; i < n; i++)
-            k->axpy_mul(dst + i * ld + at, p + i * m, q + i * m, s, m);
+    for (int64_t at = 0; at < p->n_col; at += SEG) {
+        struct piece to = narrower(p, at, SEG), one = to, two = to;
+        one.ld = two.ld = to.n_col;
+        one.dst = p->scratch + AT_P;
+        two.dst = p->scratch + AT_Q;
+        add_product(k, &d->a, &d->b, d->rank, w->k, 1, NULL, &one, false);
+        add_product(k, &d->c, &d->d, d->rank, w->k, 1, NULL, &two, false);
+        for (int64_t i = 0; i < p->n; i++)
+            k->axpy_mul(to.dst + i * to.ld, one.dst + i * one.ld, two.dst + i * two.ld,
+                        g ? s * g[i] : s, to.n_col);
     }
 }
 
 static void add_full(const struct cpu_kernels *k, const struct wsource *w, const struct delta *d,
-                     float s, int64_t row, int64_t n, int64_t col, int64_t n_col, float *dst,
-                     int64_t ld, float *scratch)
+                     float s, const float *g, const struct piece *p)
 {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t at = 0; at < n_col; at += SEG) {
-            int64_t m = n_col - at < SEG ? n_col - at : SEG;
-            const float *x =
-                cpu_floats(k, &d->d, (row + i) * w->k + col + at, m, scratch + AT_ROW);
-            k->axpy(dst + i * ld + at, x, s, m);
+    for (int64_t i = 0; i < p->n; i++)
+        for (int64_t at = 0; at < p->n_col; at += SEG) {
+            int64_t m = p->n_col - at < SEG ? p->n_col - at : SEG;
+            const float *x = cpu_floats(k, &d->d, (p->row + i) * w->k + p->col + at, m,
+                                        p->scratch + AT_ROW);
+            k->axpy(p->dst + i * p->ld + at, x, g ? s * g[i] : s, m);
         }
 }
 
@@ -184,88 +289,222 @@ struct kron_rows {
 
 static struct kron_rows kron_of(const struct cpu_call *c, const struct wsource *w, int i)
 {
-    const struct delta *d = &w->deltas.at[i];
+    const struct delta *d = &w->at[i].d;
     struct kron_rows r = {.d = d, .s = wpass_strength(c, d)};
 
     r.width = d->vq * kernel_size(w->layer);
     if (!w2_needs_memory(d))
         r.w2 = d->w2.data;
-    else if (w->w2_at[i] != NONE_AT)
-        r.w2 = cpu_scratch(c, w->w2_at[i]);
+    else if (w->at[i].w2_at != NONE_AT)
+        r.w2 = cpu_scratch(c, w->at[i].w2_at);
     return r;
 }
 
-/* One row's columns [col, col + n_col), of which W2's [m0, m0 + m) are at hand in w2. */
-static void kron_row(const struct cpu_kernels *k, const struct kron_rows *r, const float *w1,
-                     const float *w2, int64_t m0, int64_t m, int64_t col, int64_t n_col,
-                     float *dst)
+/* One row of a piece, times s, of which W2's columns [m0, m0 + m) are at hand in w2. */
+static void kron_row(const struct cpu_kernels *k, int64_t width, float s, const float *w1,
+                     const float *w2, int64_t m0, int64_t m, const struct piece *p, float *dst)
 {
-    for (int64_t l = col / r->width; l * r->width < col + n_col; l++) {
-        int64_t from = l * r->width + m0, to = from + m, first = from;
-        if (from < col)
-            from = col;
-        if (to > col + n_col)
-            to = col + n_col;
+    for (int64_t l = p->col / width; l * width < p->col + p->n_col; l++) {
+        int64_t from = l * width + m0, to = from + m, first = from;
+        if (from < p->col)
+            from = p->col;
+        if (to > p->col + p->n_col)
+            to = p->col + p->n_col;
         if (from < to)
-            k->axpy(dst + from - col, w2 + from - first, r->s * w1[l], to - from);
+            k->axpy(dst + from - p->col, w2 + from - first, s * w1[l], to - from);
     }
 }
 
-static void add_kron(const struct cpu_kernels *k, const struct kron_rows *r, int64_t row,
-                     int64_t n, int64_t col, int64_t n_col, float *dst, int64_t ld,
-                     float *scratch)
+/* W2's columns [m0, m0 + m) of row j. */
+static const float *w2_part(const struct cpu_kernels *k, const struct kron_rows *r, int64_t j,
+                            int64_t m0, int64_t m, float *scratch)
 {
     const struct delta *d = r->d;
-    float *w1_mem = scratch + AT_ROW + SEG;
+    struct piece one = {j, 1, m0, m, scratch + AT_ROW, m, scratch};
+
+    if (r->w2)
+        return r->w2 + j * r->width;
+    if (d->w2.data != NULL)
+        return cpu_floats(k, &d->w2, j * r->width + m0, m, scratch + AT_ROW);
+    add_product(k, &d->a, &d->b, d->rank, r->width, 1, NULL, &one, false);
+    return one.dst;
+}
+
+static void add_kron(const struct cpu_kernels *k, const struct kron_rows *r, const float *g,
+                     const struct piece *p)
+{
+    const struct delta *d = r->d;
+    float *w1_mem = p->scratch + AT_ROW + SEG;
 
     for (int64_t m0 = 0; m0 < r->width; m0 += r->w2 ? r->width : SEG) {
         int64_t m = r->w2 || r->width - m0 < SEG ? r->width - m0 : SEG;
-        for (int64_t o = row; o < row + n; o++) {
-            int64_t i = o / d->vp, j = o % d->vp;
-            const float *w1 = cpu_floats(k, &d->w1, i * d->uq, d->uq, w1_mem), *w2;
-            if (r->w2) {
-                w2 = r->w2 + j * r->width;
-            } else if (d->w2.data != NULL) {
-                w2 = cpu_floats(k, &d->w2, j * r->width + m0, m, scratch + AT_ROW);
-            } else {
-                float *to = scratch + AT_ROW;
-                add_product(k, &d->a, &d->b, d->rank, r->width, 1, j, 1, m0, m, to, m, false,
-                            scratch);
-                w2 = to;
-            }
-            kron_row(k, r, w1, w2, m0, m, col, n_col, dst + (o - row) * ld);
+        for (int64_t o = 0; o < p->n; o++) {
+            int64_t i = (p->row + o) / d->vp, j = (p->row + o) % d->vp;
+            const float *w1 = cpu_floats(k, &d->w1, i * d->uq, d->uq, w1_mem);
+            kron_row(k, r->width, g ? r->s * g[o] : r->s, w1,
+                     w2_part(k, r, j, m0, m, p->scratch), m0, m, p, p->dst + o * p->ld);
         }
     }
 }
 
 /* --- all of a row --- */
 
-static void add_delta(const struct cpu_call *c, const struct wsource *w, int i, int64_t row,
-                      int64_t n, int64_t col, int64_t n_col, float *dst, int64_t ld,
-                      float *scratch)
+/* dst += s g D of a piece whose rows are D's own; g by row or NULL. */
+static void add_factors(const struct cpu_call *c, const struct wsource *w, int i, const float *g,
+                        const struct piece *p)
 {
-    const struct delta *d = &w->deltas.at[i];
+    const struct delta *d = &w->at[i].d;
     float s = wpass_strength(c, d);
 
-    if (s == 0)
-        return;
     if (d->kind == DELTA_KRON) {
         struct kron_rows r = kron_of(c, w, i);
-        add_kron(c->k, &r, row, n, col, n_col, dst, ld, scratch);
+        add_kron(c->k, &r, g, p);
     } else if (d->kind == DELTA_LOW_RANK) {
-        add_low_rank(c->k, w, d, s, row, n, col, n_col, dst, ld, scratch);
+        add_product(c->k, &d->a, &d->b, d->rank, w->k, s, g, p, true);
     } else if (d->kind == DELTA_HADAMARD) {
-        add_hadamard(c->k, w, d, s, row, n, col, n_col, dst, ld, scratch);
+        add_hadamard(c->k, w, d, s, g, p);
     } else {
-        add_full(c->k, w, d, s, row, n, col, n_col, dst, ld, scratch);
+        add_full(c->k, w, d, s, g, p);
     }
+}
+
+/* The same with a gain for each input channel: D is made on its own first. */
+static void add_by_column(const struct cpu_call *c, const struct wsource *w, int i,
+                          const struct piece *p)
+{
+    int64_t ks = kernel_size(w->layer);
+    const float *gain = w->at[i].d.gain;
+
+    for (int64_t at = 0; at < p->n_col; at += SEG) {
+        struct piece to = narrower(p, at, SEG), own = to;
+        own.dst = p->scratch + w->temp_at;
+        own.ld = to.n_col;
+        memset(own.dst, 0, (size_t)(own.n * own.ld) * sizeof *own.dst);
+        add_factors(c, w, i, NULL, &own);
+        for (int64_t r = 0; r < to.n; r++)
+            for (int64_t j = 0; j < to.n_col; j++)
+                to.dst[r * to.ld + j] += gain[(to.col + j) / ks] * own.dst[r * own.ld + j];
+    }
+}
+
+/* The rows of a piece that a delta changes, as rows of its D. */
+static bool window_of(const struct delta *d, const struct piece *p, struct piece *q)
+{
+    int64_t first = p->row > d->at ? p->row : d->at;
+    int64_t end = p->row + p->n < d->at + d->rows ? p->row + p->n : d->at + d->rows;
+
+    *q = *p;
+    q->n = end - first;
+    q->dst += (first - p->row) * p->ld;
+    q->row = first - d->at + d->from;
+    return q->n > 0;
+}
+
+static void add_delta(const struct cpu_call *c, const struct wsource *w, int i,
+                      const struct piece *p)
+{
+    const struct delta *d = &w->at[i].d;
+    struct piece q;
+
+    if (!has_factors(d) || wpass_strength(c, d) == 0 || !window_of(d, p, &q))
+        return;
+    if (d->axis == GAIN_IN)
+        add_by_column(c, w, i, &q);
+    else
+        add_factors(c, w, i, d->axis == GAIN_OUT ? d->gain + q.row - d->from : NULL, &q);
+}
+
+/* --- what deltas do to the base --- */
+
+/* Multiplies a row of the base, its part of a piece, by 1 + the sum of s (g - 1). */
+static void scale_row(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t col,
+                      int64_t n_col, float *dst)
+{
+    int64_t ks = kernel_size(w->layer);
+    float all = 1, by[SEG];
+    bool columns = false;
+
+    for (int64_t j = 0; j < n_col; j++)
+        by[j] = 0;
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        float s = delta_strength(d, c->strengths);
+        if (s == 0 || row < d->at || row >= d->at + d->rows)
+            continue;
+        if (d->replace && scales_base(d))
+            all -= s;
+        else if (d->axis == GAIN_OUT)
+            all += s * (d->gain[row - d->at] - 1);
+        columns = columns || d->axis == GAIN_IN;
+        for (int64_t j = 0; d->axis == GAIN_IN && j < n_col; j++)
+            by[j] += s * (d->gain[(col + j) / ks] - 1);
+    }
+    for (int64_t j = 0; (columns || all != 1) && j < n_col; j++)
+        dst[j] *= all + by[j];
+}
+
+static void scale_base(const struct cpu_call *c, const struct wsource *w, const struct piece *p)
+{
+    for (int64_t at = 0; at < p->n_col; at += SEG) {
+        struct piece q = narrower(p, at, SEG);
+        for (int64_t r = 0; r < q.n; r++)
+            scale_row(c, w, q.row + r, q.col, q.n_col, q.dst + r * q.ld);
+    }
+}
+
+static void decode_rows(const struct cpu_call *c, const struct wsource *w, const struct piece *p)
+{
+    const struct dtype_info *info = dtype_info(w->base.type);
+
+    for (int64_t i = 0; i < p->n; i++) {
+        int64_t at = (p->row + i) * w->k + p->col;
+        c->k->decode(w->base.type, (const char *)w->base.data + at / info->block * info->bytes,
+                     p->n_col, p->dst + i * p->ld);
+    }
+}
+
+/* dst += s (base M) for each block of columns that the piece touches, a few rows at a time. */
+static void turn_rows(const struct cpu_call *c, const struct wsource *w, int i,
+                      const struct piece *p)
+{
+    const struct delta *d = &w->at[i].d;
+    float s = delta_strength(d, c->strengths), *own = p->scratch + AT_P, *to = p->scratch + AT_Q;
+    int64_t b = d->block, most = WPASS_ROWS * SEG / b;
+
+    for (int64_t j = p->col / b; j * b < p->col + p->n_col && s != 0; j++)
+        for (int64_t r = 0; r < p->n; r += most) {
+            struct piece q = {p->row + r, p->n - r < most ? p->n - r : most, j * b, b, own, b,
+                              NULL};
+            int64_t from = j * b > p->col ? j * b : p->col;
+            int64_t end = j * b + b < p->col + p->n_col ? j * b + b : p->col + p->n_col;
+            decode_rows(c, w, &q);
+            c->k->gemm(q.n, b, b, own, b, d->mix + j * b * b, b, to, b, false);
+            for (int64_t o = 0; o < q.n; o++)
+                c->k->axpy(p->dst + (r + o) * p->ld + from - p->col, to + o * b + from - j * b, s,
+                           end - from);
+        }
+}
+
+static void turn_window(const struct cpu_call *c, const struct wsource *w, int i,
+                        const struct piece *p)
+{
+    struct piece q;
+
+    if (!window_of(&w->at[i].d, p, &q))
+        return;
+    q.row += w->at[i].d.at; /* back to rows of the layer */
+    turn_rows(c, w, i, &q);
 }
 
 static bool changes(const struct cpu_call *c, const struct wsource *w)
 {
-    for (int i = 0; w->in_weight && i < w->deltas.n; i++)
-        if (wpass_strength(c, &w->deltas.at[i]) != 0)
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        bool base = scales_base(d) || d->kind == DELTA_RIGHT;
+        if ((base || (w->at[i].in_rows && has_factors(d))) &&
+            delta_strength(d, c->strengths) != 0)
             return true;
+    }
     return false;
 }
 
@@ -277,9 +516,10 @@ const float *wpass_direct(const struct cpu_call *c, const struct wsource *w)
 /* The first delta that can be added while the base is decoded; -1 if there is none. */
 static int fused_delta(const struct cpu_call *c, const struct wsource *w)
 {
-    for (int i = 0; w->in_weight && i < w->deltas.n; i++) {
-        const struct delta *d = &w->deltas.at[i];
-        if (d->kind == DELTA_KRON && wpass_strength(c, d) != 0 && kron_of(c, w, i).w2 != NULL &&
+    for (int i = 0; i < w->n && !w->gains; i++) {
+        const struct delta *d = &w->at[i].d;
+        if (w->at[i].in_rows && d->kind == DELTA_KRON && wpass_strength(c, d) != 0 &&
+            d->rows == w->out && kron_of(c, w, i).w2 != NULL &&
             dtype_info(w->base.type)->block == 1)
             return i;
     }
@@ -292,8 +532,9 @@ static void fused_row(const struct cpu_call *c, const struct wsource *w,
                       float *dst, float *scratch)
 {
     const struct delta *d = r->d;
-    const float *w2 = r->w2 + row % d->vp * r->width;
-    const float *w1 = cpu_floats(c->k, &d->w1, row / d->vp * d->uq, d->uq, scratch);
+    int64_t o = row + d->from;
+    const float *w2 = r->w2 + o % d->vp * r->width;
+    const float *w1 = cpu_floats(c->k, &d->w1, o / d->vp * d->uq, d->uq, scratch);
     const char *base = w->base.data;
     int bytes = dtype_info(w->base.type)->bytes;
 
@@ -322,24 +563,28 @@ static void fetch_ahead(const struct wsource *w, int64_t at, int64_t n_col)
 void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
                 int64_t col, int64_t n_col, float *dst, int64_t ld, float *scratch)
 {
-    const struct dtype_info *info = dtype_info(w->base.type);
+    struct piece p = {row, n, col, n_col, dst, ld, scratch};
     int fused = fused_delta(c, w);
     struct kron_rows r = {0};
 
     if (fused >= 0)
         r = kron_of(c, w, fused);
     for (int64_t i = 0; i < n; i++) {
-        int64_t at = (row + i) * w->k + col;
-        fetch_ahead(w, at + n_col, n_col);
+        struct piece one = {row + i, 1, col, n_col, dst + i * ld, ld, scratch};
+        fetch_ahead(w, (row + i) * w->k + col + n_col, n_col);
         if (fused >= 0)
-            fused_row(c, w, &r, row + i, col, n_col, dst + i * ld, scratch + AT_ROW + SEG);
+            fused_row(c, w, &r, row + i, col, n_col, one.dst, scratch + AT_ROW + SEG);
         else
-            c->k->decode(w->base.type, (const char *)w->base.data + at / info->block * info->bytes,
-                         n_col, dst + i * ld);
+            decode_rows(c, w, &one);
     }
-    for (int i = 0; w->in_weight && i < w->deltas.n; i++)
-        if (i != fused)
-            add_delta(c, w, i, row, n, col, n_col, dst, ld, scratch);
+    if (w->gains)
+        scale_base(c, w, &p);
+    for (int i = 0; i < w->n; i++) {
+        if (w->at[i].d.kind == DELTA_RIGHT)
+            turn_window(c, w, i, &p);
+        else if (w->at[i].in_rows && i != fused)
+            add_delta(c, w, i, &p);
+    }
 }
 
 /* Rows of one piece, so that every thread gets several and none is longer than a call allows. */
@@ -371,8 +616,9 @@ void wpass_delta_block(const struct cpu_call *c, const struct wsource *w, int d,
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (int64_t i = 0; i < pieces; i++) {
         int64_t at = i * step, m = n - at < step ? n - at : step;
-        memset(dst + at * w->k, 0, (size_t)(m * w->k) * sizeof *dst);
-        add_delta(c, w, d, row + at, m, 0, w->k, dst + at * w->k, w->k, cpu_thread_scratch(c));
+        struct piece p = {row + at, m, 0, w->k, dst + at * w->k, w->k, cpu_thread_scratch(c)};
+        memset(p.dst, 0, (size_t)(m * w->k) * sizeof *dst);
+        add_delta(c, w, d, &p);
     }
 }
 
@@ -393,18 +639,18 @@ static void write_w2(const struct cpu_call *c, const struct wsource *w, const st
             if (from != to)
                 memcpy(to, from, (size_t)(m * width) * sizeof *to);
         } else {
-            add_product(c->k, &d->a, &d->b, d->rank, width, 1, row + at, m, 0, width, to, width,
-                        false, cpu_thread_scratch(c));
+            struct piece p = {row + at, m, 0, width, to, width, cpu_thread_scratch(c)};
+            add_product(c->k, &d->a, &d->b, d->rank, width, 1, NULL, &p, false);
         }
     }
 }
 
 void wpass_prepare(const struct cpu_call *c, const struct wsource *w)
 {
-    for (int i = 0; i < w->deltas.n; i++) {
-        const struct delta *d = &w->deltas.at[i];
-        if (w->w2_at[i] != NONE_AT && wpass_strength(c, d) != 0)
-            write_w2(c, w, d, 0, d->vp, cpu_scratch(c, w->w2_at[i]));
+    for (int i = 0; i < w->n; i++) {
+        const struct delta *d = &w->at[i].d;
+        if (w->at[i].w2_at != NONE_AT && wpass_strength(c, d) != 0)
+            write_w2(c, w, d, 0, d->vp, cpu_scratch(c, w->at[i].w2_at));
     }
 }
 

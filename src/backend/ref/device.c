@@ -93,26 +93,60 @@ static kron_status plan_create(struct be_device *d, const struct graph *g, struc
     return status;
 }
 
-static void load(double *to, const struct tensor *t, int64_t n)
-{
-    float v;
+/* --- what is confined to a region --- */
 
-    for (int64_t i = 0; i < n; i++) {
-        tensor_decode(t, i, 1, &v);
-        to[i] = v;
+static void regions_free(struct ref_region *r, int n)
+{
+    for (int i = 0; i < n; i++) {
+        mem_free(r[i].w);
+        mem_free(r[i].mask);
     }
+    mem_free(r);
 }
 
-static void effective_weight(struct be_plan *p, const struct layer *l, const float *strengths)
+static kron_status region_make(struct ref_region *r, const struct layer *l, const struct delta *d,
+                               float strength, const double *w, struct gr_shape y)
 {
-    struct delta_list list = delta_set_list(p->set, l);
+    size_t n = (size_t)(l->out * layer_k(l));
+    void *m;
 
-    load(p->w, &l->weight, l->out * layer_k(l));
+    KRON_TRY(mem_alloc_n(&m, n, sizeof(double), l->name));
+    r->w = m;
+    KRON_TRY(mem_alloc_n(&m, (size_t)(y.h * y.w), sizeof(float), l->name));
+    r->mask = m;
+    delta_region_scale(d->region, y.w, y.h, r->mask);
+    return delta_add_ref(d, l, strength, w, r->w);
+}
+
+static kron_status regions_make(struct ref_call *c, struct delta_list list, const float *strengths)
+{
+    struct ref_region *r;
+    void *m;
+
+    KRON_TRY(mem_alloc_n(&m, (size_t)list.n, sizeof *r, "regions"));
+    c->regions = r = m;
     for (int i = 0; i < list.n; i++)
-        delta_add_ref(&list.at[i], l, strengths[list.at[i].strength], 0, l->out, p->w);
-    memset(p->b, 0, (size_t)l->out * sizeof *p->b);
-    if (l->bias.data != NULL)
-        load(p->b, &l->bias, l->out);
+        if (list.at[i].region != NULL)
+            KRON_TRY(region_make(&r[c->n_regions++], c->op->layer, &list.at[i],
+                                 delta_strength(&list.at[i], strengths), c->w, c->ys));
+    return KRON_OK;
+}
+
+static kron_status run_op(struct be_plan *p, struct ref_call *c, const float *strengths)
+{
+    const struct layer *l = c->op->layer;
+    struct delta_list list = l != NULL ? delta_set_list(p->set, l) : (struct delta_list){0, NULL};
+    kron_status status = KRON_OK;
+
+    if (l != NULL && c->op->kind != OP_EMBED) {
+        KRON_TRY(layer_weight_ref(l, list, strengths, p->w));
+        layer_bias_ref(l, list, strengths, p->b);
+        status = regions_make(c, list, strengths);
+    }
+    if (status == KRON_OK)
+        ref_ops[c->op->kind](c);
+    regions_free((struct ref_region *)c->regions, c->n_regions);
+    return status;
 }
 
 static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
@@ -126,9 +160,7 @@ static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const
         c.y = host_value(p->g, op->out, p->arena, bind);
         c.xs = gr_shape_of(p->g, op->in[0]);
         c.ys = gr_shape_of(p->g, op->out);
-        if (op->layer != NULL && op->kind != OP_EMBED)
-            effective_weight(p, op->layer, strengths);
-        ref_ops[op->kind](&c);
+        KRON_TRY(run_op(p, &c, strengths));
     }
     return KRON_OK;
 }

@@ -18,15 +18,27 @@ static double act(enum gr_act a, double x)
     return x;
 }
 
-/* Row o of W x + b for the channels of one pixel. */
-static double dot(const struct ref_call *c, int64_t o, const float *x)
+/* Row o of W x for the channels of one pixel. */
+static double row_times(const struct ref_call *c, const double *w, int64_t o, const float *x)
 {
     int64_t k = c->op->layer->in;
     double sum = 0;
 
     for (int64_t i = 0; i < k; i++)
-        sum += c->w[o * k + i] * x[i];
-    return sum + c->b[o];
+        sum += w[o * k + i] * x[i];
+    return sum;
+}
+
+/* Row o of W x + b at row r, what is confined to regions included. */
+static double dot(const struct ref_call *c, int64_t o, int64_t r)
+{
+    const float *x = c->x[0] + r * c->xs.c;
+    double sum = row_times(c, c->w, o, x) + c->b[o];
+
+    for (int i = 0; i < c->n_regions; i++)
+        sum += (double)c->regions[i].mask[r % (c->ys.h * c->ys.w)] *
+               row_times(c, c->regions[i].w, o, x);
+    return sum;
 }
 
 static void linear(const struct ref_call *c)
@@ -35,7 +47,7 @@ static void linear(const struct ref_call *c)
 
     for (int64_t r = 0; r < rows; r++)
         for (int64_t o = 0; o < out; o++) {
-            double v = act(c->op->act, dot(c, o, c->x[0] + r * c->xs.c));
+            double v = act(c->op->act, dot(c, o, r));
             c->y[r * out + o] = (float)(v + (c->x[1] ? c->x[1][r * out + o] : 0));
         }
 }
@@ -45,14 +57,13 @@ static void geglu(const struct ref_call *c)
     int64_t rows = c->ys.n * c->ys.h * c->ys.w, out = c->ys.c;
 
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < out; o++) {
-            const float *x = c->x[0] + r * c->xs.c;
-            c->y[r * out + o] = (float)(dot(c, o, x) * act(ACT_GELU, dot(c, out + o, x)));
-        }
+        for (int64_t o = 0; o < out; o++)
+            c->y[r * out + o] = (float)(dot(c, o, r) * act(ACT_GELU, dot(c, out + o, r)));
 }
 
 /* Output pixel (i, j) of sample n, channel o, before bias. */
-static double window(const struct ref_call *c, int64_t n, int64_t i, int64_t j, int64_t o)
+static double window(const struct ref_call *c, const double *weight, int64_t n, int64_t i,
+                     int64_t j, int64_t o)
 {
     const struct layer *l = c->op->layer;
     double sum = 0;
@@ -64,7 +75,7 @@ static double window(const struct ref_call *c, int64_t n, int64_t i, int64_t j, 
                 int64_t w = j * c->op->stride + v - c->op->pad_left;
                 if (h < 0 || h >= c->xs.h || w < 0 || w >= c->xs.w)
                     continue;
-                sum += c->w[((o * l->in + p) * l->kh + u) * l->kw + v] *
+                sum += weight[((o * l->in + p) * l->kh + u) * l->kw + v] *
                        c->x[0][((n * c->xs.h + h) * c->xs.w + w) * c->xs.c + p];
             }
     return sum;
@@ -79,7 +90,10 @@ static void conv2d(const struct ref_call *c)
         for (int64_t i = 0; i < c->ys.h; i++)
             for (int64_t j = 0; j < c->ys.w; j++)
                 for (int64_t o = 0; o < c->ys.c; o++) {
-                    double v = window(c, n, i, j, o) + c->b[o];
+                    double v = window(c, c->w, n, i, j, o) + c->b[o];
+                    for (int e = 0; e < c->n_regions; e++)
+                        v += (double)c->regions[e].mask[i * c->ys.w + j] *
+                             window(c, c->regions[e].w, n, i, j, o);
                     if (c->x[2])
                         v += c->x[2][n * c->ys.c + o];
                     if (res)

@@ -5,6 +5,12 @@
 #define BACKEND_REF_REF_H
 #include "backend/backend.h"
 
+/* A delta that is confined to a region: its own weight, and a factor for each pixel. */
+struct ref_region {
+    double *w; /* [out, k] */
+    float *mask;
+};
+
 /* What an operation works on: its values as host memory, its layer's effective weight. */
 struct ref_call {
     const struct graph *g;
@@ -14,6 +20,8 @@ struct ref_call {
     float *y;
     const double *w;            /* effective weight [out, k]; NULL where op->layer is none */
     const double *b;            /* bias [out]; zeros where the layer has none */
+    const struct ref_region *regions;
+    int n_regions;
     struct gr_shape xs, ys;     /* shapes of x[0] and y */
 };
 
