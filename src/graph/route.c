@@ -3,7 +3,7 @@
  *
  * Seconds that the deltas add to one call of a layer with M rows of activations:
  *   weight      passes over the weight in cache (Kronecker, full), or small products (low rank,
- *               Hadamard), whatever M is
+ *               Hadamard, blocks that turn rows), whatever M is
  *   activation  M times the cost of the branch, plus reading and writing the output once more
  *   merged      nothing but reading f32 where the file holds fewer bytes */
 #include "graph/graph.h"
@@ -34,7 +34,7 @@ static double weight_seconds(const struct delta_list *list, const struct layer *
 
     for (int i = 0; i < list->n; i++) {
         const struct delta *d = &list->at[i];
-        bool product = d->kind == DELTA_LOW_RANK || d->kind == DELTA_HADAMARD;
+        bool product = d->kind != DELTA_KRON && d->kind != DELTA_FULL && d->kind != DELTA_NONE;
         s += delta_weight_cost(d, l) / (product ? r->small : r->pass);
     }
     return s;
@@ -47,7 +47,8 @@ static double activation_seconds(const struct delta_list *list, const struct lay
 
     for (int i = 0; i < list->n; i++) {
         const struct delta *d = &list->at[i];
-        bool tiles = d->kind == DELTA_HADAMARD || d->kind == DELTA_FULL;
+        bool tiles = d->kind == DELTA_HADAMARD || d->kind == DELTA_FULL ||
+                     (d->kind == DELTA_KRON && d->axis != GAIN_NONE);
         s += rows * delta_row_cost(d, l) / r->small;
         s += rows * (double)l->out * 8 / r->bandwidth;
         if (tiles) /* the delta is written out before it is multiplied */
@@ -56,6 +57,14 @@ static double activation_seconds(const struct delta_list *list, const struct lay
             s += rows * (double)layer_k(l) * 8 / r->bandwidth;
     }
     return s;
+}
+
+static bool any_varying(const struct delta_list *list)
+{
+    for (int i = 0; i < list->n; i++)
+        if (list->at[i].varying)
+            return true;
+    return false;
 }
 
 static const char *route_name(enum gr_route route)
@@ -68,9 +77,35 @@ static const char *route_name(enum gr_route route)
 /* Merging pays when the cheaper run-time route costs over 3 % of the layer's own product. */
 static const double merge_from = 0.03;
 
+/* What is left to choose with; and one layer's choice. */
+struct choice {
+    enum gr_apply mode;
+    const struct gr_rates *rates;
+    size_t merge_budget;
+};
+
+static enum gr_route choose(struct choice *c, const struct delta_list *list, double weight,
+                            double activation, double product, size_t merged)
+{
+    double least = activation < weight ? activation : weight;
+    enum gr_route route =
+        gr_route_allowed(*list, activation < weight ? ROUTE_ACTIVATION : ROUTE_WEIGHT);
+
+    if (any_varying(list)) /* a merged weight would have to be made anew at each step */
+        return route;
+    if (c->mode == APPLY_IMMEDIATELY)
+        return ROUTE_MERGED;
+    if (c->mode == APPLY_AT_RUNTIME || merged > c->merge_budget || least <= merge_from * product)
+        return route;
+    c->merge_budget -= merged;
+    return ROUTE_MERGED;
+}
+
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget)
 {
+    struct choice c = {mode, rates, merge_budget};
+
     for (int o = 0; o < g->n_ops; o++) {
         struct gr_op *op = &g->ops[o];
         if (!has_weight(op))
@@ -84,15 +119,7 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
         double all = (double)op->layer->out * (double)layer_k(op->layer);
         double w = weight_seconds(&list, op->layer, rates);
         double a = activation_seconds(&list, op->layer, rows, rates);
-        size_t merged = (size_t)all * 4;
-        op->route = a < w ? ROUTE_ACTIVATION : ROUTE_WEIGHT;
-        if (mode == APPLY_IMMEDIATELY) {
-            op->route = ROUTE_MERGED;
-        } else if (mode == APPLY_AUTO && merged <= merge_budget &&
-                   (a < w ? a : w) > merge_from * rows * all / rates->product) {
-            op->route = ROUTE_MERGED;
-            merge_budget -= merged;
-        }
+        op->route = choose(&c, &list, w, a, rows * all / rates->product, (size_t)all * 4);
         log_debug("%s: route %-10s %s (%d deltas, %.0f rows: weight %.3f ms, activation %.3f ms)",
                   g->name, route_name(op->route), op->layer->name, list.n, rows, w * 1e3, a * 1e3);
     }
