@@ -45,20 +45,32 @@ const char *adapter_arch_text(enum adapter_arch a);
 
 struct adapter_names; /* keeps pointers into the table, which must outlive it; immutable */
 
-/* Layers' names may or may not begin with "text_model."; VAE layers are left out. */
+/* Layers' names may or may not begin with "text_model."; VAE layers are left out. The table's
+ * aliases are names too: of layers that this model holds in pieces, or as a piece of another. */
 kron_status adapter_names_create(struct adapter_names **out, const struct layer_table *layers);
 void adapter_names_free(struct adapter_names **n);
 /* Which architecture the table itself is of: from its parts and the width of its context. */
 enum adapter_arch adapter_names_arch(const struct adapter_names *n);
 
 enum adapter_find { ADAPTER_FOUND, ADAPTER_NOT_FOUND, ADAPTER_AMBIGUOUS };
+/* Rows [at, at + rows) of a layer, which are rows [from, from + rows) of a module's. */
+struct adapter_target {
+    const struct layer *layer;
+    int64_t at, rows, from;
+};
 struct adapter_match {
     enum adapter_find found;
-    const struct layer *layer; /* FOUND: the layer. NOT_FOUND: the nearest one, or NULL */
-    const char *naming;        /* FOUND: "kohya, sgm names" and the like; static */
+    /* FOUND: the shape that a module of this name has: a layer of the table, or one that stands
+     * for an alias. NOT_FOUND: the nearest, or NULL. */
+    const struct layer *layer;
+    const struct adapter_target *targets; /* FOUND: what the module changes; 1 but for aliases */
+    int n_targets;
+    const char *naming; /* FOUND: "kohya, sgm names" and the like; static */
 };
-/* Looks up what stands before a tensor's part name. */
-struct adapter_match adapter_names_find(const struct adapter_names *n, const char *prefix);
+/* Looks up what stands before a tensor's part name. width: of the module's input, 0 if unknown;
+ * where a name may be of either text encoder, or is of one that it does not fit, it decides. */
+struct adapter_match adapter_names_find(const struct adapter_names *n, const char *prefix,
+                                        int64_t width);
 
 /* --- binding (adapter_bind.c) --- */
 

@@ -89,8 +89,7 @@ static enum adapter_arch by_names(const struct adapter_file *f, const struct clu
     return ADAPTER_ARCH_UNKNOWN;
 }
 
-/* Width of the input that a module is for; 0 if its tensors do not tell. */
-static int64_t module_width(const struct adapter_module *m)
+int64_t module_width(const struct adapter_module *m)
 {
     const struct tensor *const *p = m->part;
 

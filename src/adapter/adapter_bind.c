@@ -105,7 +105,9 @@ static kron_status skip_family(struct binder *b, const char *name, const char *w
 
 /* --- one module --- */
 
-static kron_status add_delta(struct binder *b, const struct layer *l, const struct delta *d)
+/* One delta for each layer that the module has rows of. */
+static kron_status add_delta(struct binder *b, const struct adapter_target *t,
+                             const struct delta *d)
 {
     struct bound_list *list = b->bound;
 
@@ -115,7 +117,8 @@ static kron_status add_delta(struct binder *b, const struct layer *l, const stru
                           "adapter deltas"));
         list->cap = cap;
     }
-    list->at[list->n++] = (struct bound){l->id, *d};
+    list->at[list->n] = (struct bound){t->layer->id, *d};
+    delta_window(&list->at[list->n++].d, t);
     return KRON_OK;
 }
 
@@ -129,8 +132,9 @@ static void widen(int64_t *min, int64_t *max, int64_t v)
 
 /* One family of a module. *ok: it was applied. */
 static kron_status bind_family(struct binder *b, const struct adapter_module *m,
-                               const struct layer *l, int family, bool *ok)
+                               const struct adapter_match *match, int family, bool *ok)
 {
+    const struct layer *l = match->layer;
     struct bind one = {b->f, m, l, &b->set->pool};
     struct delta d = {.kind = DELTA_NONE, .strength = 2 * b->index + (l->part == PART_UNET),
                       .rows = l->out};
@@ -148,7 +152,9 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
         widen(&b->r->rank_min, &b->r->rank_max, d.rank);
         widen(&b->r->up_min, &b->r->up_max, d.up);
         *ok = true;
-        return add_delta(b, l, &d);
+        for (int i = 0; i < match->n_targets; i++)
+            KRON_TRY(add_delta(b, &match->targets[i], &d));
+        return KRON_OK;
     case KRON_ERR_SHAPE:
         return skip(b, ADAPTER_SKIP_SHAPE, m->prefix, why);
     case KRON_ERR_FORMAT:
@@ -184,7 +190,7 @@ static void note_naming(struct binder *b, const struct adapter_match *m)
 
 static kron_status bind_module(struct binder *b, const struct adapter_module *m)
 {
-    struct adapter_match match = adapter_names_find(b->names, m->prefix);
+    struct adapter_match match = adapter_names_find(b->names, m->prefix, module_width(m));
     const struct layer *l = match.layer;
     unsigned fams = module_families(m);
     bool applied = false;
@@ -204,7 +210,7 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
         n_tried++;
         if (l->kind == LAYER_EMBED)
             return skip_family(b, m->prefix, "changing an embedding");
-        KRON_TRY(bind_family(b, m, l, (int)i, &ok));
+        KRON_TRY(bind_family(b, m, &match, (int)i, &ok));
         applied = applied || ok;
         if (!ok) /* its second delta would fail for the same reason */
             fams &= ~(1u << families[i].fam);

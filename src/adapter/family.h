@@ -92,6 +92,8 @@ struct adapter_file {
     enum adapter_arch arch;
 };
 
+/* Width of the input that a module is for; 0 if its tensors do not tell (adapter_arch.c). */
+int64_t module_width(const struct adapter_module *m);
 unsigned module_families(const struct adapter_module *m); /* bits 1 << FAM_x, NONE left out */
 enum adapter_arch arch_guess(const struct adapter_file *f); /* adapter_arch.c */
 
@@ -149,6 +151,9 @@ struct glora_parts {
     int64_t rank;
 };
 kron_status glora_parts(const struct bind *b, struct glora_parts *g);
+
+/* Confines a delta that was bound for match.layer to one of its targets (adapter_window.c). */
+void delta_window(struct delta *d, const struct adapter_target *t);
 
 /* The four numbers of a LoKr module, and whether w2's columns run across channels and kernel
  * positions in a way that no Kronecker product over channels has (uq does not divide in). */

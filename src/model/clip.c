@@ -36,6 +36,20 @@ static const struct layer *load_qkv(struct loader *ld, const struct names *n, bo
     return add_layer(ld, LAYER_LINEAR, own.native, own.name, &weight, &bias);
 }
 
+/* The three under the names that they have as one projection. */
+static void alias_qkv(struct loader *ld, const struct names *n, const struct clip_layer *l)
+{
+    static const char *const ends[2] = {"in_proj", "in_proj_weight"};
+    const struct layer *qkv[3] = {l->q, l->k, l->v};
+    char native[192], name[192];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(native, sizeof native, "%s.attn.%s", n->native, ends[i]);
+        snprintf(name, sizeof name, "%s.self_attn.%s", n->name, ends[i]);
+        add_alias(ld, native, name, qkv, 3);
+    }
+}
+
 /* OpenCLIP has names of its own; CLIP-L's are transformers' in single files too. */
 static struct names block_names(bool open_clip, int i)
 {
@@ -64,6 +78,7 @@ static struct clip_layer load_clip_layer(struct loader *ld, bool open, int i)
         .fc2 = load_part(ld, LAYER_LINEAR, &n, open, "mlp.c_proj", "mlp.fc2"),
     };
 
+    alias_qkv(ld, &n, &l);
     return l;
 }
 

@@ -94,7 +94,7 @@ struct sd_model {
     struct store *store;
     struct arena mem;
     struct layer_table layers;
-    int cap_layers;
+    int cap_layers, cap_aliases;
     kron_arch arch;
     kron_prediction prediction; /* DETECT: to be found by a test call (SD2 without metadata) */
     struct unet unet;
@@ -150,6 +150,10 @@ const struct tensor *loader_tensor(const struct loader *ld, const char *native, 
 const struct layer *add_layer(struct loader *ld, enum layer_kind kind, const char *native,
                               const char *name, const struct tensor *weight,
                               const struct tensor *bias);
+/* Another name of rows of layers, for adapter files; it is not made where a layer is NULL or
+ * they do not read the same input. Rows of several layers follow each other. */
+void add_alias(struct loader *ld, const char *native, const char *name,
+               const struct layer *const *layers, int n);
 /* An integer of the part's metadata or config; `otherwise` if absent. */
 int loader_int(const struct loader *ld, const char *meta_key, const char *config_key,
                int otherwise);

@@ -95,7 +95,7 @@ static void make_layer(struct one_layer *o, const struct st_file *f, const json_
     if (b != NULL)
         o->layer.bias = *b;
     o->list[0] = &o->layer;
-    o->table = (struct layer_table){o->list, 1};
+    o->table = (struct layer_table){.at = o->list, .n = 1};
 }
 
 /* x as the graph takes it, shape [n, h, w, c]; the reference has [2, 5, in] or NCHW. */

@@ -218,7 +218,7 @@ static inline void fx_one_create(struct fx_one *o, int64_t out, int64_t in, int 
                               .kw = kw,
                               .is_conv = is_conv};
     o->at[0] = &o->layer;
-    o->table = (struct layer_table){o->at, 1};
+    o->table = (struct layer_table){.at = o->at, .n = 1};
     assert_int_equal(adapter_names_create(&o->names, &o->table), KRON_OK);
 }
 
