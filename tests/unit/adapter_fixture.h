@@ -159,9 +159,9 @@ static inline void fx_table_read(struct fx_table *t, const char *arch)
 
     snprintf(path, sizeof path, "%s/tests/golden/adapter/layers_%s.txt", KRON_SOURCE_DIR, arch);
     assert_int_equal(file_read(&text, &bytes, path, 1 << 20), KRON_OK);
+    memset(t, 0, sizeof *t);
     t->layers = calloc(MAX_LAYERS, sizeof *t->layers);
     t->table.at = calloc(MAX_LAYERS, sizeof *t->table.at);
-    t->table.n = 0;
     for (line = text; *line != '\0'; line = rest + 1) {
         struct layer *l = &t->layers[t->table.n];
         rest = strchr(line, '\n');
