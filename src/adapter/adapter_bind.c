@@ -261,9 +261,9 @@ static kron_status check_applied(const struct binder *b)
     if (is_for_another(b))
         return err_set(KRON_ERR_SHAPE,
                        "%s: applied 0 of %d modules: the adapter is for %s, the model is %s (%d "
-                       "modules do not fit it)",
+                       "modules of %s do not fit it)",
                        r->path, r->n_modules, file, model,
-                       b->n_why[ADAPTER_SKIP_NAME] + b->n_why[ADAPTER_SKIP_SHAPE]);
+                       b->n_why[ADAPTER_SKIP_NAME] + b->n_why[ADAPTER_SKIP_SHAPE], r->family);
     if (r->n_applied > 0)
         return KRON_OK;
     if (r->n_skips > 0 && b->n_why[ADAPTER_SKIP_FAMILY] == r->n_skips)

@@ -73,6 +73,11 @@ static const struct ending endings[] = {
     {".ia3_l", AP_IA3_L},
     {".set_weight", AP_SET_WEIGHT},
     {".reshape_weight", AP_RESHAPE_WEIGHT},
+    /* XLabs numbers a block's two streams; the number stays in the module's name. */
+    {"_lora1.up.weight", AP_LORA_UP},
+    {"_lora1.down.weight", AP_LORA_DOWN},
+    {"_lora2.up.weight", AP_LORA_UP},
+    {"_lora2.down.weight", AP_LORA_DOWN},
     {".lora_up", AP_PACKED_UP},
     {".lora_down", AP_PACKED_DOWN},
 };
@@ -90,6 +95,8 @@ enum ap ap_split(const char *name, size_t *prefix_len)
         }
     }
     *prefix_len = len - best;
+    if (str_starts(name + *prefix_len, "_lora1.") || str_starts(name + *prefix_len, "_lora2."))
+        *prefix_len += strlen("_lora1");
     return part;
 }
 

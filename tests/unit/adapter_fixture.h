@@ -148,6 +148,37 @@ static inline char *fx_copy(const char *s)
     return strcpy(p, s);
 }
 
+static inline const struct layer *fx_find(const struct fx_table *t, enum layer_part part,
+                                          const char *name)
+{
+    for (int i = 0; i < t->table.n; i++)
+        if (t->layers[i].part == part && strcmp(t->layers[i].name, name) == 0)
+            return &t->layers[i];
+    fail_msg("the table has no layer %s", name);
+    return NULL;
+}
+
+/* The text encoders' projections under the names that they have as one, as clip.c gives them. */
+static inline void fx_table_aliases(struct fx_table *t)
+{
+    t->table.aliases = calloc((size_t)t->table.n, sizeof *t->table.aliases);
+    for (int i = 0; i < t->table.n; i++) {
+        const struct layer *q = &t->layers[i];
+        size_t n = strlen(q->name), n_native = strlen(q->native);
+        if (!str_ends(q->name, ".self_attn.q_proj"))
+            continue;
+        for (int64_t k = 0; k < 3; k++) {
+            struct layer_alias *a = &t->table.aliases[t->table.n_aliases++];
+            char name[256], native[256], of[256];
+            snprintf(of, sizeof of, "%.*s%c_proj", (int)n - 6, q->name, "qkv"[k]);
+            snprintf(name, sizeof name, "%.*sin_proj", (int)n - 6, q->name);
+            snprintf(native, sizeof native, "%.*sin_proj", (int)n_native - 6, q->native);
+            *a = (struct layer_alias){fx_copy(name), fx_copy(native), fx_find(t, q->part, of),
+                                      0, q->out, k * q->out};
+        }
+    }
+}
+
 /* tests/golden/adapter/layers_ARCH.txt as a table without weights. */
 static inline void fx_table_read(struct fx_table *t, const char *arch)
 {
@@ -186,10 +217,16 @@ static inline void fx_table_read(struct fx_table *t, const char *arch)
         t->table.at[t->table.n++] = l;
     }
     mem_free(text);
+    fx_table_aliases(t);
 }
 
 static inline void fx_table_free(struct fx_table *t)
 {
+    for (int i = 0; i < t->table.n_aliases; i++) {
+        free((void *)(uintptr_t)t->table.aliases[i].name);
+        free((void *)(uintptr_t)t->table.aliases[i].native);
+    }
+    free(t->table.aliases);
     for (int i = 0; i < t->table.n; i++) {
         free((void *)(uintptr_t)t->layers[i].name);
         free((void *)(uintptr_t)t->layers[i].native);
