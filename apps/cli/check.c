@@ -202,6 +202,8 @@ bool check_options(struct options *o)
         return complain("--mask needs --init-img");
     if (o->lora_dir != NULL && !is_folder(o->lora_dir))
         return complain("--lora-model-dir %s: there is no such folder", o->lora_dir);
+    if (o->embd_dir != NULL && !is_folder(o->embd_dir))
+        return complain("--embd-dir %s: there is no such folder", o->embd_dir);
     if (o->seed > INT64_MAX - o->batch)
         return complain("--seed %lld: too large for %d pictures", (long long)o->seed, o->batch);
     if (o->preview != PREVIEW_NONE && !is_picture_name(o->preview_path))

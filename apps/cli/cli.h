@@ -20,7 +20,7 @@ struct options {
     int mode; /* enum mode */
     int help, version, verbose, color;
     /* model */
-    const char *model, *diffusion_model, *clip_l, *clip_g, *vae, *lora_dir;
+    const char *model, *diffusion_model, *clip_l, *clip_g, *vae, *lora_dir, *embd_dir;
     int backend, type, prediction; /* index among the choices of the option, -1: not given */
     int threads, apply, strict;
     double max_gib;

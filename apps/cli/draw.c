@@ -145,6 +145,7 @@ static void fill_job(struct run *r)
     job->prompt = o->prompt;
     job->negative_prompt = o->negative;
     job->lora_dir = o->lora_dir;
+    job->embd_dir = o->embd_dir;
     job->width = o->width;
     job->height = o->height;
     job->batch_count = o->batch;

@@ -64,6 +64,8 @@ static const struct option table[] = {
     TEXT_("--vae", NULL, vae, "FILE", "VAE to use in place of the model's"),
     TEXT_("--lora-model-dir", NULL, lora_dir, "FOLDER",
           "where <lora:NAME:STRENGTH> in a prompt finds NAME"),
+    TEXT_("--embd-dir", NULL, embd_dir, "FOLDER",
+          "textual inversion: WORD in a prompt is the vectors of FOLDER/WORD.safetensors"),
     CHOICE_("--lora-apply-mode", NULL, apply, applies,
             "how adapters act: merged into memory once, or at run time on the stored weights "
             "(auto: by cost, layer by layer)"),

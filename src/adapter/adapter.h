@@ -29,6 +29,24 @@ kron_status adapter_open_memory(struct adapter_file **out, const void *data, siz
 void adapter_close(struct adapter_file **f); /* NULL inside is fine */
 const char *adapter_path(const struct adapter_file *f);
 
+/* --- textual inversion: words that stand for vectors (adapter_embed.c) --- */
+
+/* Which text encoder a tensor is for, by its name. ONLY: the one of a model that has one. */
+enum embedding_part { EMBEDDING_ONLY, EMBEDDING_CLIP_L, EMBEDDING_CLIP_G, EMBEDDING_PARTS };
+struct embedding {
+    const char *word; /* as it stands in prompts */
+    const struct tensor *of[EMBEDDING_PARTS]; /* [n, width] or [width], unchecked; NULL: none */
+};
+/* Those that an adapter's file brings with it; they live as long as the file is open. */
+int adapter_embedding_count(const struct adapter_file *f);
+const struct embedding *adapter_embedding(const struct adapter_file *f, int i);
+
+struct embedding_file; /* a file that holds the vectors of one word, its name */
+/* Returns KRON_ERR_IO; KRON_ERR_FORMAT for a damaged file or one without such tensors. */
+kron_status embedding_open(struct embedding_file **out, const char *path);
+void embedding_close(struct embedding_file **f); /* NULL inside is fine */
+const struct embedding *embedding_get(const struct embedding_file *f);
+
 /* What a file was made for, as far as its metadata, names and shapes tell. */
 #define ADAPTER_ARCH_LIST(X)                                                               \
     X(UNKNOWN, "an unknown model") X(SD1, "SD 1.x") X(SD2, "SD 2.x") X(SDXL, "SDXL")       \
@@ -124,7 +142,8 @@ struct adapter_report {
     enum adapter_arch arch;        /* what the file seems to be for */
     int n_modules, n_applied;      /* modules in the file; those that changed a layer */
     int n_tensors, n_tensors_used; /* tensors in the file; those of applied modules */
-    int n_embeddings;              /* textual inversion vectors, no business of ours */
+    int n_embeddings;              /* words whose vectors the file brings */
+    const char *embeddings;        /* "cat, dog"; "" for none */
     int64_t rank_min, rank_max;    /* 0: nothing is low rank */
     int64_t up_min, up_max;        /* LoKr: rows of w1, what trainers call factor; else 0 */
     const struct adapter_skip *skips;

@@ -240,6 +240,18 @@ static const char *family_names(struct binder *b)
     return own;
 }
 
+static const char *embedding_words(struct binder *b)
+{
+    struct str t = {0};
+    char *own;
+
+    for (int i = 0; i < b->f->n_embeddings; i++)
+        str_addf(&t, "%s%s", i > 0 ? ", " : "", b->f->embeddings[i].word);
+    own = arena_strdup(&b->set->mem, str_get(&t));
+    str_free(&t);
+    return own;
+}
+
 /* An SDXL file fits some layers of an SD1 model by chance of their sizes: applying these alone
  * would only spoil the picture. A few strangers in a file that otherwise fits are no reason. */
 static bool is_for_another(const struct binder *b)
@@ -286,14 +298,16 @@ static kron_status bind_file(struct binder *b)
     r->n_modules = f->n_modules;
     r->n_tensors = f->n_tensors;
     r->n_embeddings = f->n_embeddings;
-    if (r->path == NULL || r->family == NULL)
+    r->embeddings = embedding_words(b);
+    if (r->path == NULL || r->family == NULL || r->embeddings == NULL)
         return b->set->mem.status;
     for (int i = 0; i < f->n_modules; i++)
         KRON_TRY(bind_module(b, &f->modules[i]));
     for (int i = 0; i < f->n_leftovers; i++) {
         const struct adapter_leftover *x = &f->leftovers[i];
         KRON_TRY(skip(b, x->twice ? ADAPTER_SKIP_PARTNER : ADAPTER_SKIP_KEY, x->t->name,
-                      x->twice ? "its module has this part already, under another name"
+                      embedding_bundled(x->t->name) ? "vectors of a kind that is not known"
+                      : x->twice ? "its module has this part already, under another name"
                                : "not the name of an adapter tensor"));
     }
     r->naming = b->unet_naming ? b->unet_naming : b->te_naming ? b->te_naming : "unknown names";

@@ -85,7 +85,9 @@ struct adapter_file {
     struct adapter_module *modules;
     int n_modules;
     struct adapter_leftover *leftovers;
-    int n_leftovers, n_embeddings, n_tensors;
+    int n_leftovers, n_tensors;
+    struct embedding *embeddings;
+    int n_embeddings;
     bool has_config;
     struct adapter_config config[CONFIG_COUNT];
     bool cdka; /* full Kronecker pairs are scaled by alpha / sqrt(uq): kohya's CDKA, KronA */
@@ -96,6 +98,12 @@ struct adapter_file {
 int64_t module_width(const struct adapter_module *m);
 unsigned module_families(const struct adapter_module *m); /* bits 1 << FAM_x, NONE left out */
 enum adapter_arch arch_guess(const struct adapter_file *f); /* adapter_arch.c */
+
+/* --- bundled embeddings (adapter_embed.c) --- */
+
+bool embedding_bundled(const char *name); /* of a tensor */
+/* *known: whether the tensor was taken; not, if its end says nothing or its place is taken. */
+kron_status embedding_add(struct adapter_file *f, const struct tensor *t, bool *known);
 
 /* --- metadata and PEFT's config (adapter_config.c) --- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Files: mapped for reading, written whole or not at all. */
 #include "base/base.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -80,6 +81,21 @@ bool path_is_file(const char *path)
     struct stat st;
 
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+kron_status dir_each(const char *path, kron_status (*each)(void *user, const char *name),
+                     void *user)
+{
+    DIR *d = opendir(path);
+    kron_status status = KRON_OK;
+
+    if (d == NULL)
+        return io_error(path, "cannot open");
+    for (struct dirent *e; status == KRON_OK && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            status = each(user, e->d_name);
+    closedir(d);
+    return status;
 }
 
 static kron_status read_all(int fd, char *to, size_t n, const char *path)

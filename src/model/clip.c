@@ -235,10 +235,14 @@ static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c,
     return gr_linear(g, gr_linear(g, n, l->fc1, c->act, GR_NONE), l->fc2, ACT_NONE, x);
 }
 
-void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, bool taps)
+void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int64_t extra,
+                bool taps)
 {
     gr_ref ids = gr_input(g, "ids", GR_I32, (struct gr_shape){n, 1, 77, 1});
-    gr_ref x = gr_embed(g, ids, c->token, c->position), context = GR_NONE, last;
+    gr_ref more = extra == 0 ? GR_NONE
+                             : gr_input(g, "extra", GR_F32,
+                                        (struct gr_shape){1, 1, extra, c->token->in});
+    gr_ref x = gr_embed(g, ids, more, c->token, c->position), context = GR_NONE, last;
     int wanted = c->n_layers - (skip < 1 ? c->default_skip : skip) + 1;
     char name[24];
 

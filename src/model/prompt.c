@@ -92,15 +92,17 @@ static kron_status tag_error(kron_status status, const char *tag, size_t len, co
     return err_set(status, "prompt: tag '%.*s%s': %s", (int)shown, tag, more, why);
 }
 
-static bool equal_ignoring_case(const char *s, size_t len, const char *lower)
+static char lower_case(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static bool equal_ignoring_case(const char *s, size_t len, const char *other)
 {
     size_t i = 0;
-    for (; i < len && lower[i] != '\0'; i++) {
-        char c = s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] - 'A' + 'a') : s[i];
-        if (c != lower[i])
-            return false;
-    }
-    return i == len && lower[i] == '\0';
+    while (i < len && other[i] != '\0' && lower_case(s[i]) == lower_case(other[i]))
+        i++;
+    return i == len && other[i] == '\0';
 }
 
 /* The length of "<KIND:" at the start of s, 0 if it is none of the kinds known. */
@@ -302,16 +304,22 @@ static bool is_word_char(const char *s, size_t len)
            (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
 }
 
+/* Whether the character that ends at `at` is such. */
+static bool is_word_char_before(const char *s, size_t at)
+{
+    size_t before = at;
+    while (before > 0 && at - before < 4 && ((uint8_t)s[before - 1] & 0xc0) == 0x80)
+        before--;
+    before -= before > 0 ? 1 : 0;
+    return at > 0 && is_word_char(s + before, at - before);
+}
+
 static bool is_break_at(const char *s, size_t at, size_t len)
 {
     const size_t n = 5;
     if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || is_word_char(s + at + n, len - at - n))
         return false;
-    size_t before = at;
-    while (before > 0 && at - before < 4 && ((uint8_t)s[before - 1] & 0xc0) == 0x80)
-        before--;
-    before -= before > 0 ? 1 : 0;
-    return at == 0 || !is_word_char(s + before, at - before);
+    return !is_word_char_before(s, at);
 }
 
 /* Text without marks: pieces between the BREAKs. */
@@ -491,37 +499,113 @@ static kron_status add_segment(struct prompt_windows *w, struct windows_cap *cap
     return KRON_OK;
 }
 
-static kron_status cut_windows(struct prompt_windows *w, const struct tokenizer *t,
-                               const struct prompt *p)
+/* The length of the word if it stands at s[at], else 0. */
+static size_t word_at(const char *s, size_t at, size_t len, const char *word)
 {
-    struct windows_cap cap = {0};
-    size_t n = 0;
-    void *starts = NULL;
-    KRON_TRY(grow(&starts, &cap.starts, 1, sizeof *w->starts));
-    w->starts = starts;
-    for (size_t i = 0; i < p->n_segments; i++) {
-        const struct prompt_segment *s = &p->segments[i];
-        if (s->is_break) {
-            KRON_TRY(end_window(w, &cap, n));
+    size_t n = strlen(word);
+    if (n == 0 || len - at < n || !equal_ignoring_case(s + at, n, word))
+        return 0;
+    bool goes_on_before = is_word_char(s + at, n) && is_word_char_before(s, at);
+    bool goes_on_after =
+        is_word_char_before(s, at + n) && is_word_char(s + at + n, len - at - n);
+    return goes_on_before || goes_on_after ? 0 : n;
+}
+
+bool prompt_has_word(const struct prompt *p, const char *text)
+{
+    for (size_t i = 0; i < p->n_segments; i++)
+        for (size_t at = 0; at < p->segments[i].len; at++)
+            if (word_at(p->segments[i].text, at, p->segments[i].len, text) > 0)
+                return true;
+    return false;
+}
+
+struct cutter {
+    struct prompt_windows *w;
+    struct windows_cap cap;
+    size_t n; /* ids so far */
+    const struct tokenizer *t;
+    const struct prompt_word *words;
+    size_t n_words;
+};
+
+static kron_status cut_text(struct cutter *c, const char *s, size_t len, double weight)
+{
+    int32_t *ids;
+    size_t n_ids;
+    if (len == 0)
+        return KRON_OK;
+    KRON_TRY(tok_encode(c->t, s, len, &ids, &n_ids));
+    kron_status status = add_segment(c->w, &c->cap, &c->n, ids, n_ids, weight);
+    mem_free(ids);
+    return status;
+}
+
+static kron_status cut_word(struct cutter *c, const struct prompt_word *word, double weight)
+{
+    size_t room = TOK_WINDOW_TEXT - (c->n - c->w->starts[c->w->n]);
+    if (word->n <= TOK_WINDOW_TEXT && (size_t)word->n > room)
+        KRON_TRY(end_window(c->w, &c->cap, c->n));
+    for (int32_t i = 0; i < word->n; i++) {
+        int32_t id = word->first + i;
+        KRON_TRY(add_segment(c->w, &c->cap, &c->n, &id, 1, weight));
+    }
+    return KRON_OK;
+}
+
+/* The longest word at s[at], NULL if there is none. */
+static const struct prompt_word *find_word(const struct cutter *c, const char *s, size_t at,
+                                           size_t len, size_t *longest)
+{
+    const struct prompt_word *best = NULL;
+    *longest = 0;
+    for (size_t i = 0; i < c->n_words; i++) {
+        size_t n = word_at(s, at, len, c->words[i].text);
+        if (n > *longest) {
+            *longest = n;
+            best = &c->words[i];
+        }
+    }
+    return best;
+}
+
+static kron_status cut_segment(struct cutter *c, const struct prompt_segment *s)
+{
+    size_t begin = 0;
+    for (size_t i = 0, len; c->n_words > 0 && i < s->len;) {
+        const struct prompt_word *word = find_word(c, s->text, i, s->len, &len);
+        if (word == NULL) {
+            i++;
             continue;
         }
-        int32_t *ids;
-        size_t n_ids;
-        KRON_TRY(tok_encode(t, s->text, s->len, &ids, &n_ids));
-        kron_status status = add_segment(w, &cap, &n, ids, n_ids, s->weight);
-        mem_free(ids);
-        KRON_TRY(status);
+        KRON_TRY(cut_text(c, s->text + begin, i - begin, s->weight));
+        KRON_TRY(cut_word(c, word, s->weight));
+        i += len;
+        begin = i;
     }
-    if (n > w->starts[w->n] || w->n == 0)
-        KRON_TRY(end_window(w, &cap, n));
+    return cut_text(c, s->text + begin, s->len - begin, s->weight);
+}
+
+static kron_status cut_windows(struct cutter *c, const struct prompt *p)
+{
+    void *starts = NULL;
+    KRON_TRY(grow(&starts, &c->cap.starts, 1, sizeof *c->w->starts));
+    c->w->starts = starts;
+    for (size_t i = 0; i < p->n_segments; i++)
+        KRON_TRY(p->segments[i].is_break ? end_window(c->w, &c->cap, c->n)
+                                         : cut_segment(c, &p->segments[i]));
+    if (c->n > c->w->starts[c->w->n] || c->w->n == 0)
+        KRON_TRY(end_window(c->w, &c->cap, c->n));
     return KRON_OK;
 }
 
 kron_status prompt_tokenize(struct prompt_windows *out, const struct tokenizer *t,
-                            const struct prompt *p)
+                            const struct prompt *p, const struct prompt_word *words,
+                            size_t n_words)
 {
+    struct cutter c = {.w = out, .t = t, .words = words, .n_words = n_words};
     *out = (struct prompt_windows){0};
-    kron_status status = cut_windows(out, t, p);
+    kron_status status = cut_windows(&c, p);
     if (status != KRON_OK)
         prompt_windows_free(out);
     return status;

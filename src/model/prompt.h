@@ -53,10 +53,21 @@ struct prompt_windows {
     size_t n;
 };
 
+/* A word that stands for vectors of its own (textual inversion): n ids from `first` on, which is
+ * TOK_COUNT or more. It is found whatever its ASCII case, where no letter, number or _ goes on
+ * before its first or after its last character if these are such; of several the longest. */
+struct prompt_word {
+    const char *text; /* not "" */
+    int32_t first, n;
+};
+bool prompt_has_word(const struct prompt *p, const char *text);
+
 /* Encodes each segment alone and cuts after every 75 ids and at BREAK. As in A1111, BREAK at the
- * very start gives an empty window and at the very end nothing. Free with prompt_windows_free(). */
+ * very start gives an empty window and at the very end nothing, and a word of up to 75 vectors
+ * that does not fit in a window begins the next. Free with prompt_windows_free(). */
 kron_status prompt_tokenize(struct prompt_windows *out, const struct tokenizer *t,
-                            const struct prompt *p);
+                            const struct prompt *p, const struct prompt_word *words,
+                            size_t n_words);
 void prompt_windows_free(struct prompt_windows *w);
 
 /* Writes n_windows >= w->n windows: start, ids, end, then pad_id up to TOK_WINDOW; windows past

@@ -193,8 +193,8 @@ static kron_status prepare_text(struct job *j)
                        "belong in the prompt", j->negative.adapters[0].name);
     KRON_TRY(session_bind_prompt(j->s, &j->positive, j->in->lora_dir));
     KRON_TRY(tell(j, "text", 0, NULL));
-    KRON_TRY(encode_prompts(j->s, &j->positive, guided ? &j->negative : NULL, j->in->clip_skip,
-                            &j->pos, &j->neg));
+    KRON_TRY(encode_prompts(j->s, &j->positive, guided ? &j->negative : NULL, j->in->embd_dir,
+                            j->in->clip_skip, &j->pos, &j->neg));
     nets_drop(j->s, NET_TE0);
     nets_drop(j->s, NET_TE1);
     return denoise_init(&j->denoise, j->s, &j->pos, guided ? &j->neg : NULL, j->in->cfg_scale, j->h,

@@ -5,7 +5,8 @@
  *   generate.c   a job from start to end          text.c     prompts -> conditions
  *   denoise.c    one guided network call          latent.c   images <-> latents, tiles, previews
  *   net.c        planned graphs, cached by shape  engine.c   what sessions of one model share
- *   session.c    adapters of a session            metadata.c the "parameters" text */
+ *   session.c    adapters of a session            metadata.c the "parameters" text
+ *   words.c      words that stand for vectors */
 #ifndef PIPELINE_SESSION_H
 #define PIPELINE_SESSION_H
 #include "adapter/adapter.h"
@@ -47,7 +48,7 @@ enum net_kind { NET_TE0, NET_TE1, NET_UNET, NET_DECODE, NET_ENCODE };
 
 struct net_key {
     enum net_kind kind;
-    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, 0, 0 */
+    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, vectors, 0 */
     int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
     bool taps;
 };
@@ -110,6 +111,23 @@ kron_status session_set_adapters(struct session *s, const kron_adapter_use *uses
 kron_status session_bind_prompt(struct session *s, const struct prompt *prompt,
                                 const char *lora_dir);
 
+/* --- textual inversion (words.c) --- */
+
+/* Words that stand for vectors, of those that two prompts have. */
+struct words {
+    struct prompt_word *at; /* ids TOK_COUNT + i: row i of the vectors */
+    size_t n;
+    float *vectors[2];      /* for each text encoder [n_vectors, width] */
+    int64_t n_vectors;
+    struct arena mem;
+};
+/* From the adapters that are bound and, if it is not NULL, the folder `dir` of .safetensors files
+ * called after their words. Vectors that do not fit the model's text encoders: KRON_ERR_SHAPE,
+ * naming the file. b may be NULL. */
+kron_status words_collect(struct words *out, struct session *s, const char *dir,
+                          const struct prompt *a, const struct prompt *b);
+void words_free(struct words *w); /* {0} is fine */
+
 /* --- text (text.c) --- */
 
 /* What the UNet gets of a prompt. Owned arrays; free with condition_free(). */
@@ -120,14 +138,15 @@ struct condition {
 };
 void condition_free(struct condition *c);
 /* Encodes both prompts to the same number of windows. negative NULL: only the first is made.
- * An empty negative prompt of SDXL gives zeros, as its training and diffusers have it. */
+ * An empty negative prompt of SDXL gives zeros, as its training and diffusers have it.
+ * embd_dir: as words_collect(). */
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
-                           const struct prompt *negative, int clip_skip, struct condition *pos,
-                           struct condition *neg);
+                           const struct prompt *negative, const char *embd_dir, int clip_skip,
+                           struct condition *pos, struct condition *neg);
 /* One encoder over n windows of ids: context[n*77, width], and pooled (NULL: not wanted) of the
- * first. */
+ * first. Ids past the encoder's token table are the vectors of `words` (NULL: none). */
 kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
-                           float *context, float *pooled);
+                           const struct words *words, float *context, float *pooled);
 
 /* --- one guided call (denoise.c) --- */
 

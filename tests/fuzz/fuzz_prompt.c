@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(text, data, size);
     if (prompt_parse(&p, text, size) == KRON_OK) {
         struct prompt_windows w;
-        check(prompt_tokenize(&w, tok, &p) == KRON_OK);
+        check(prompt_tokenize(&w, tok, &p, NULL, 0) == KRON_OK);
         check_windows(&w);
         prompt_windows_free(&w);
         prompt_free(&p);

@@ -265,7 +265,7 @@ static struct prompt_windows windows_of(const char *text)
     struct prompt p;
     struct prompt_windows w;
     assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
-    assert_int_equal(prompt_tokenize(&w, tok, &p), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, NULL, 0), KRON_OK);
     prompt_free(&p);
     return w;
 }
@@ -404,7 +404,7 @@ static void test_out_of_memory(void **state)
         mem_fail_after(k);
         status = prompt_parse(&p, text, strlen(text));
         if (status == KRON_OK)
-            status = prompt_tokenize(&w, tok, &p);
+            status = prompt_tokenize(&w, tok, &p, NULL, 0);
         mem_fail_after(0);
         assert_true(status == KRON_OK || (status == KRON_ERR_MEMORY && w.ids == NULL));
         assert_true(status != KRON_OK || w.n == 2);
