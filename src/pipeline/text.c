@@ -184,6 +184,10 @@ kron_status encode_prompts(struct session *s, const struct prompt *positive,
     struct text t = {.s = s, .clip_skip = clip_skip};
     struct prompt_windows a = {0}, b = {0};
     bool zero = negative != NULL && s->e->model.arch == KRON_ARCH_SDXL && is_empty(negative);
+
+    memset(pos, 0, sizeof *pos);
+    if (negative != NULL)
+        memset(neg, 0, sizeof *neg);
     kron_status status = words_collect(&t.words, s, embd_dir, positive, negative);
 
     if (status == KRON_OK)

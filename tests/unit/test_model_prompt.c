@@ -392,6 +392,100 @@ static void test_weights_may_be_left_out(void **state)
     assert_null(w.ids);
 }
 
+/* --- words that stand for vectors --- */
+
+enum { W0 = TOK_COUNT }; /* the first id past the table */
+
+static const struct prompt_word words[] = {
+    {"my-cat", W0, 2}, {"my", W0 + 2, 1}, {"Zo\xc3\xa9", W0 + 3, 1}, {"<dog>", W0 + 4, 3}};
+
+static void expect_words(const char *text, const int32_t *want, size_t n)
+{
+    struct prompt p;
+    struct prompt_windows w;
+
+    assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, words, sizeof words / sizeof *words), KRON_OK);
+    if (w.starts[w.n] != n || memcmp(w.ids, want, n * sizeof *want) != 0)
+        fail_msg("%s: %zu ids, first %d", text, w.starts[w.n], n > 0 ? (int)w.ids[0] : -1);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+}
+#define EXPECT_WORDS(text, ...)                                                         \
+    expect_words(text, (const int32_t[]){__VA_ARGS__},                                  \
+                 sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
+
+static void test_words_become_their_ids(void **state)
+{
+    struct prompt p;
+
+    (void)state;
+    EXPECT_WORDS("a my-cat dog", A, W0, W0 + 1, DOG);
+    EXPECT_WORDS("a MY-Cat, dog", A, W0, W0 + 1, 267, DOG);
+    EXPECT_WORDS("my dog", W0 + 2, DOG);
+    EXPECT_WORDS("cat zo\xc3\xa9", CAT, W0 + 3);
+    EXPECT_WORDS("(my:1.3)my", W0 + 2, W0 + 2);
+    EXPECT_WORDS("a<dog>cat", A, W0 + 4, W0 + 5, W0 + 6, CAT); /* no letters at its ends */
+    assert_int_equal(prompt_parse(&p, "an (easy) dog BREAK", 19), KRON_OK);
+    assert_true(prompt_has_word(&p, "DOG"));
+    assert_true(prompt_has_word(&p, "easy"));
+    assert_false(prompt_has_word(&p, "eas"));
+    assert_false(prompt_has_word(&p, "n"));
+    assert_false(prompt_has_word(&p, ""));
+    prompt_free(&p);
+}
+
+static void test_words_are_whole(void **state)
+{
+    static const char *const none[] = {"amy dog", "myth", "my2", "my_", "_my", "zo\xc3\xa9s",
+                                       "\xc3\xa9my", "dog>", "zoe"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        struct prompt p;
+        struct prompt_windows plain, w;
+        assert_int_equal(prompt_parse(&p, none[i], strlen(none[i])), KRON_OK);
+        assert_int_equal(prompt_tokenize(&plain, tok, &p, NULL, 0), KRON_OK);
+        assert_int_equal(prompt_tokenize(&w, tok, &p, words, sizeof words / sizeof *words),
+                         KRON_OK);
+        assert_int_equal(w.starts[1], plain.starts[1]);
+        assert_memory_equal(w.ids, plain.ids, plain.starts[1] * sizeof *w.ids);
+        prompt_windows_free(&plain);
+        prompt_windows_free(&w);
+        prompt_free(&p);
+    }
+}
+
+/* A word's vectors stay together where one window has room for them. */
+static void test_words_are_not_cut(void **state)
+{
+    static const struct prompt_word large[] = {{"big", W0, 3}, {"huge", W0 + 3, 80}};
+    char text[1024] = "";
+    struct prompt p;
+    struct prompt_windows w;
+
+    (void)state;
+    for (int i = 0; i < 73; i++)
+        strcat(text, "a ");
+    strcat(text, "big cat");
+    assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, large, 2), KRON_OK);
+    assert_int_equal(w.n, 2);
+    assert_int_equal(w.starts[1], 73);
+    assert_int_equal(w.starts[2], 77);
+    assert_memory_equal(w.ids + 73, ((int32_t[]){W0, W0 + 1, W0 + 2, CAT}), 16);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+    assert_int_equal(prompt_parse(&p, "a huge", 6), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, large, 2), KRON_OK);
+    assert_int_equal(w.n, 2);
+    assert_int_equal(w.starts[1], 75);
+    assert_int_equal(w.starts[2], 81);
+    assert_int_equal(w.ids[80], W0 + 82);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+}
+
 static void test_out_of_memory(void **state)
 {
     (void)state;
@@ -431,6 +525,9 @@ int main(void)
         cmocka_unit_test(test_cut_after_75),
         cmocka_unit_test(test_break_fills_up_a_window),
         cmocka_unit_test(test_weights_may_be_left_out),
+        cmocka_unit_test(test_words_become_their_ids),
+        cmocka_unit_test(test_words_are_whole),
+        cmocka_unit_test(test_words_are_not_cut),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
