@@ -118,8 +118,7 @@ static kron_status add_delta(struct binder *b, const struct adapter_target *t,
         list->cap = cap;
     }
     list->at[list->n] = (struct bound){t->layer->id, *d};
-    delta_window(&list->at[list->n++].d, t);
-    return KRON_OK;
+    return delta_window(&list->at[list->n++].d, t);
 }
 
 static void widen(int64_t *min, int64_t *max, int64_t v)
@@ -143,7 +142,10 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
 
     if (status == KRON_OK && families[family].product && m->part[AP_DORA_SCALE] != NULL)
         status = dora_bind(&one, &d);
-
+    for (int i = 0; i < match->n_targets && status == KRON_OK; i++) {
+        struct delta part = d;
+        status = delta_window(&part, &match->targets[i]);
+    }
     if (status != KRON_OK)
         snprintf(why, sizeof why, "%s", kron_error_detail());
 

@@ -179,6 +179,24 @@ static struct tensor behind(const struct tensor *a, const struct tensor *b)
     return t;
 }
 
+/* The biases of all targets in one; no data where one has none. */
+static struct tensor alias_bias(struct adapter_names *n, const struct adapter_target *t,
+                                int n_targets)
+{
+    int64_t rows = t[n_targets - 1].from + t[n_targets - 1].rows;
+    float *own;
+
+    for (int i = 0; i < n_targets; i++)
+        if (t[i].layer->bias.data == NULL)
+            return (struct tensor){0};
+    own = arena_alloc(&n->mem, (size_t)rows * sizeof *own);
+    for (int i = 0; own != NULL && i < n_targets; i++)
+        tensor_decode(&t[i].layer->bias, t[i].at, t[i].rows, own + t[i].from);
+    return (struct tensor){.data = own, .bytes = (size_t)rows * sizeof *own, .type = DT_F32,
+                           .n_dims = 1, .dim = {rows, 1, 1, 1, 1, 1},
+                           .name = t[0].layer->bias.name};
+}
+
 /* The layer that an alias of these targets stands for. */
 static struct layer *alias_layer(struct adapter_names *n, const struct layer_alias *a,
                                  const struct adapter_target *t, int n_targets)
@@ -193,16 +211,14 @@ static struct layer *alias_layer(struct adapter_names *n, const struct layer_ali
     l->out = 0;
     for (int i = 0; i < n_targets; i++) {
         const struct layer *of = t[i].layer;
-        struct tensor w = {0}, bias = {0};
+        struct tensor w = {0};
         KRON_ASSERT(t[i].from == l->out && of->in == l->in && of->kh == l->kh && of->kw == l->kw);
         if (of->weight.data != NULL)
             w = tensor_rows(&of->weight, t[i].at, t[i].rows);
-        if (of->bias.data != NULL)
-            bias = tensor_rows(&of->bias, t[i].at, t[i].rows);
         l->weight = i == 0 ? w : behind(&l->weight, &w);
-        l->bias = i == 0 ? bias : behind(&l->bias, &bias);
         l->out += t[i].rows;
     }
+    l->bias = alias_bias(n, t, n_targets);
     return l;
 }
 

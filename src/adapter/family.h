@@ -160,8 +160,9 @@ struct glora_parts {
 };
 kron_status glora_parts(const struct bind *b, struct glora_parts *g);
 
-/* Confines a delta that was bound for match.layer to one of its targets (adapter_window.c). */
-void delta_window(struct delta *d, const struct adapter_target *t);
+/* Confines a delta that was bound for match.layer to one of its targets (adapter_window.c).
+ * KRON_ERR_UNSUPPORTED, with a sentence, where rows of different targets depend on each other. */
+kron_status delta_window(struct delta *d, const struct adapter_target *t);
 
 /* The four numbers of a LoKr module, and whether w2's columns run across channels and kernel
  * positions in a way that no Kronecker product over channels has (uq does not divide in). */
