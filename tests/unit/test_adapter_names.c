@@ -193,6 +193,37 @@ static void the_nearest_name_is_told(void **state)
     fx_table_free(&t);
 }
 
+/* Text encoders of different widths, as the real SDXL has. */
+static void the_width_tells_text_encoders_apart(void **state)
+{
+    static const char name[] = "encoder.layers.0.mlp.fc1";
+    static const char *const spelt[2] = {"lora_te1_text_model_encoder_layers_0_mlp_fc1",
+                                         "lora_te2_text_model_encoder_layers_0_mlp_fc1"};
+    static const char unnamed[] = "base_model.model.text_model.encoder.layers.0.mlp.fc1";
+    struct layer l[2] = {{.id = 0, .part = PART_TE0, .name = name, .in = 768},
+                         {.id = 1, .part = PART_TE1, .name = name, .in = 1280}};
+    struct layer *at[2] = {&l[0], &l[1]};
+    struct layer_table table = {.at = at, .n = 2};
+    struct adapter_names *n;
+
+    (void)state;
+    assert_int_equal(adapter_names_create(&n, &table), KRON_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 0).layer, &l[i]);
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 4).layer, &l[i]); /* fits neither */
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 768).layer, &l[0]);
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 1280).layer, &l[1]);
+    }
+    assert_int_equal(adapter_names_find(n, unnamed, 0).found, ADAPTER_AMBIGUOUS);
+    assert_int_equal(adapter_names_find(n, unnamed, 4).found, ADAPTER_AMBIGUOUS);
+    assert_ptr_equal(adapter_names_find(n, unnamed, 768).layer, &l[0]);
+    assert_ptr_equal(adapter_names_find(n, unnamed, 1280).layer, &l[1]);
+    l[1].in = 768; /* as wide: the name alone tells */
+    assert_ptr_equal(adapter_names_find(n, spelt[0], 768).layer, &l[0]);
+    assert_ptr_equal(adapter_names_find(n, spelt[1], 768).layer, &l[1]);
+    adapter_names_free(&n);
+}
+
 /* "a.b_c" and "a_b.c" cannot be told apart once they are joined. */
 static void names_that_fall_together_are_ambiguous(void **state)
 {
@@ -249,6 +280,7 @@ int main(void)
         cmocka_unit_test(names_in_the_wild),
         cmocka_unit_test(second_encoders_are_not_taken_for_the_only_one),
         cmocka_unit_test(the_nearest_name_is_told),
+        cmocka_unit_test(the_width_tells_text_encoders_apart),
         cmocka_unit_test(names_that_fall_together_are_ambiguous),
         cmocka_unit_test(tensor_names_are_split_at_their_part),
     };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Textual inversion: a word whose vectors are rows of the token table encodes to the very numbers
- * that the tokens of these rows do; vectors that do not fit are told with their file. */
+ * What texts are encoded to. Textual inversion: a word whose vectors are rows of the token table
+ * encodes to the very numbers that the tokens of these rows do; vectors that do not fit are told
+ * with their file. Adapters for q, k and v as one projection do what three for each do. */
 #include "adapter_fixture.h"
 #include "pipeline/session.h"
 #include "temp_dir.h"
@@ -205,6 +206,103 @@ static void vectors_that_do_not_fit_are_named(void **state)
     unlink(in_dir("zorb.safetensors"));
 }
 
+/* --- fused projections --- */
+
+/* What the text is with an adapter of these tensors. */
+static struct condition encode_with_file(const struct tensor *t, int n)
+{
+    kron_adapter_use use = {.te_strength = 1, .unet_strength = 1};
+    struct condition c;
+
+    assert_int_equal(st_write(in_dir("adapter.safetensors"), t, n, NULL, 0), KRON_OK);
+    assert_int_equal(adapter_open_counted(&use.adapter, in_dir("adapter.safetensors")), KRON_OK);
+    if (session_set_adapters(session, &use, 1) != KRON_OK)
+        fail_msg("%s", kron_error_detail());
+    c = encode("a cat face", NULL);
+    assert_int_equal(session_set_adapters(session, NULL, 0), KRON_OK);
+    adapter_unref(&use.adapter);
+    unlink(in_dir("adapter.safetensors"));
+    return c;
+}
+
+static struct tensor matrix(const char *name, const float *data, int64_t rows, int64_t cols)
+{
+    return (struct tensor){.data = data, .bytes = (size_t)(rows * cols) * 4, .type = DT_F32,
+                           .n_dims = 2, .dim = {rows, cols, 1, 1, 1, 1}, .name = name};
+}
+
+#define LAYER_0 "lora_te_text_model_encoder_layers_0_self_attn_"
+
+static void expect_near(const struct condition *a, const struct condition *b, double limit)
+{
+    double diff = 0, norm = 0;
+
+    for (int64_t i = 0; i < a->tokens * engine.model.unet.context_width; i++) {
+        diff += (double)(a->context[i] - b->context[i]) * (a->context[i] - b->context[i]);
+        norm += (double)b->context[i] * b->context[i];
+    }
+    if (!(sqrt(diff / norm) <= limit))
+        fail_msg("%g apart", sqrt(diff / norm));
+}
+
+/* up[384, 2] down[2, 128] of the projection against its thirds on q, k and v. */
+static void a_lora_of_a_fused_projection(void **state)
+{
+    static float up[384 * 2], down[2 * 128];
+    struct tensor fused[2] = {matrix(LAYER_0 "in_proj.lora_up.weight", up, 384, 2),
+                              matrix(LAYER_0 "in_proj.lora_down.weight", down, 2, 128)};
+    struct tensor parts[6] = {matrix(LAYER_0 "q_proj.lora_up.weight", up, 128, 2),
+                              matrix(LAYER_0 "q_proj.lora_down.weight", down, 2, 128),
+                              matrix(LAYER_0 "k_proj.lora_up.weight", up + 256, 128, 2),
+                              matrix(LAYER_0 "k_proj.lora_down.weight", down, 2, 128),
+                              matrix(LAYER_0 "v_proj.lora_up.weight", up + 512, 128, 2),
+                              matrix(LAYER_0 "v_proj.lora_down.weight", down, 2, 128)};
+    struct condition a, b, plain = encode("a cat face", NULL);
+    uint64_t seed = 1;
+
+    (void)state;
+    for (int i = 0; i < 384 * 2; i++)
+        up[i] = 0.3f * fx_unit(&seed);
+    for (int i = 0; i < 2 * 128; i++)
+        down[i] = fx_unit(&seed);
+    a = encode_with_file(fused, 2);
+    b = encode_with_file(parts, 6);
+    assert_false(equal(&a, &plain));
+    expect_near(&a, &b, 1e-6);
+    condition_free(&a);
+    condition_free(&b);
+    condition_free(&plain);
+}
+
+/* w1[4, 2] (x) w2[96, 64]: the borders of q, k and v fall within rows of w1. */
+static void a_lokr_of_a_fused_projection(void **state)
+{
+    static float w1[4 * 2], w2[96 * 64], whole[384 * 128];
+    struct tensor fused[2] = {matrix(LAYER_0 "in_proj.lokr_w1", w1, 4, 2),
+                              matrix(LAYER_0 "in_proj.lokr_w2", w2, 96, 64)};
+    struct tensor parts[3] = {matrix(LAYER_0 "q_proj.diff", whole, 128, 128),
+                              matrix(LAYER_0 "k_proj.diff", whole + 128 * 128, 128, 128),
+                              matrix(LAYER_0 "v_proj.diff", whole + 256 * 128, 128, 128)};
+    struct condition a, b, plain = encode("a cat face", NULL);
+    uint64_t seed = 2;
+
+    (void)state;
+    for (int i = 0; i < 4 * 2; i++)
+        w1[i] = 0.3f * fx_unit(&seed);
+    for (int i = 0; i < 96 * 64; i++)
+        w2[i] = fx_unit(&seed);
+    for (int o = 0; o < 384; o++)
+        for (int i = 0; i < 128; i++)
+            whole[o * 128 + i] = w1[o / 96 * 2 + i / 64] * w2[o % 96 * 64 + i % 64];
+    a = encode_with_file(fused, 2);
+    b = encode_with_file(parts, 3);
+    assert_false(equal(&a, &plain));
+    expect_near(&a, &b, 1e-5);
+    condition_free(&a);
+    condition_free(&b);
+    condition_free(&plain);
+}
+
 static void no_memory_is_an_error(void **state)
 {
     struct prompt p;
@@ -240,6 +338,8 @@ int main(void)
         cmocka_unit_test(both_prompts_have_the_words),
         cmocka_unit_test(an_adapter_brings_its_words),
         cmocka_unit_test(vectors_that_do_not_fit_are_named),
+        cmocka_unit_test(a_lora_of_a_fused_projection),
+        cmocka_unit_test(a_lokr_of_a_fused_projection),
         cmocka_unit_test(no_memory_is_an_error),
     };
 
