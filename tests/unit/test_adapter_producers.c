@@ -307,16 +307,13 @@ static void check_names(const struct producer *p, const struct fx_table *t,
     }
 }
 
-/* Binds the file; each layer that a key names must have got a delta. OFT is not asked, which has
- * tests of its own. */
+/* Binds the file; each layer that a key names must have got a delta. */
 static void check_bound(const struct producer *p, const struct fx_table *t,
                         const struct adapter_names *n, const struct adapter_file *f)
 {
     const struct adapter_report *r;
     struct adapter_set *set;
 
-    if (p->keys[0].endings == OFT)
-        return;
     if (adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, n, true) != KRON_OK)
         fail_msg("%s", kron_error_detail());
     r = adapter_set_report(set, 0);
