@@ -92,17 +92,15 @@ static kron_status tag_error(kron_status status, const char *tag, size_t len, co
     return err_set(status, "prompt: tag '%.*s%s': %s", (int)shown, tag, more, why);
 }
 
-static char lower_case(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-
-static bool equal_ignoring_case(const char *s, size_t len, const char *other)
+static bool equal_ignoring_case(const char *s, size_t len, const char *lower)
 {
     size_t i = 0;
-    while (i < len && other[i] != '\0' && lower_case(s[i]) == lower_case(other[i]))
-        i++;
-    return i == len && other[i] == '\0';
+    for (; i < len && lower[i] != '\0'; i++) {
+        char c = s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] - 'A' + 'a') : s[i];
+        if (c != lower[i])
+            return false;
+    }
+    return i == len && lower[i] == '\0';
 }
 
 /* The length of "<KIND:" at the start of s, 0 if it is none of the kinds known. */
@@ -294,7 +292,7 @@ static size_t read_weight(const char *s, size_t len, double *weight)
 }
 
 /* Letters, numbers and _ of any script, which BREAK must not touch. */
-static bool is_word_char(const char *s, size_t len)
+bool prompt_word_char(const char *s, size_t len)
 {
     utf8proc_int32_t c;
     if (len == 0 || utf8proc_iterate((const uint8_t *)s, (utf8proc_ssize_t)len, &c) <= 0)
@@ -305,21 +303,21 @@ static bool is_word_char(const char *s, size_t len)
 }
 
 /* Whether the character that ends at `at` is such. */
-static bool is_word_char_before(const char *s, size_t at)
+bool prompt_word_char_before(const char *s, size_t at)
 {
     size_t before = at;
     while (before > 0 && at - before < 4 && ((uint8_t)s[before - 1] & 0xc0) == 0x80)
         before--;
     before -= before > 0 ? 1 : 0;
-    return at > 0 && is_word_char(s + before, at - before);
+    return at > 0 && prompt_word_char(s + before, at - before);
 }
 
 static bool is_break_at(const char *s, size_t at, size_t len)
 {
     const size_t n = 5;
-    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || is_word_char(s + at + n, len - at - n))
+    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || prompt_word_char(s + at + n, len - at - n))
         return false;
-    return !is_word_char_before(s, at);
+    return !prompt_word_char_before(s, at);
 }
 
 /* Text without marks: pieces between the BREAKs. */
@@ -453,185 +451,4 @@ void prompt_free(struct prompt *p)
 {
     arena_free(&p->mem);
     *p = (struct prompt){0};
-}
-
-/* --- windows --- */
-
-struct windows_cap {
-    size_t ids, weights, starts;
-};
-
-static kron_status grow(void **p, size_t *cap, size_t n, size_t size)
-{
-    if (n <= *cap)
-        return KRON_OK;
-    size_t new_cap = n < 128 ? 128 : 2 * n;
-    KRON_TRY(mem_grow(p, *cap, new_cap, size, "windows of a prompt"));
-    *cap = new_cap;
-    return KRON_OK;
-}
-
-/* Ends the window being filled; the next begins at `at`. */
-static kron_status end_window(struct prompt_windows *w, struct windows_cap *cap, size_t at)
-{
-    void *starts = w->starts;
-    KRON_TRY(grow(&starts, &cap->starts, w->n + 2, sizeof *w->starts));
-    w->starts = starts;
-    w->starts[++w->n] = at;
-    return KRON_OK;
-}
-
-static kron_status add_segment(struct prompt_windows *w, struct windows_cap *cap, size_t *n,
-                               const int32_t *ids, size_t n_ids, double weight)
-{
-    void *all_ids = w->ids, *weights = w->weights;
-    KRON_TRY(grow(&all_ids, &cap->ids, *n + n_ids, sizeof *w->ids));
-    w->ids = all_ids;
-    KRON_TRY(grow(&weights, &cap->weights, *n + n_ids, sizeof *w->weights));
-    w->weights = weights;
-    for (size_t i = 0; i < n_ids; i++) {
-        if (*n - w->starts[w->n] == TOK_WINDOW_TEXT)
-            KRON_TRY(end_window(w, cap, *n));
-        w->ids[*n] = ids[i];
-        w->weights[*n] = (float)weight;
-        ++*n;
-    }
-    return KRON_OK;
-}
-
-/* The length of the word if it stands at s[at], else 0. */
-static size_t word_at(const char *s, size_t at, size_t len, const char *word)
-{
-    size_t n = strlen(word);
-    if (n == 0 || len - at < n || !equal_ignoring_case(s + at, n, word))
-        return 0;
-    bool goes_on_before = is_word_char(s + at, n) && is_word_char_before(s, at);
-    bool goes_on_after =
-        is_word_char_before(s, at + n) && is_word_char(s + at + n, len - at - n);
-    return goes_on_before || goes_on_after ? 0 : n;
-}
-
-bool prompt_has_word(const struct prompt *p, const char *text)
-{
-    for (size_t i = 0; i < p->n_segments; i++)
-        for (size_t at = 0; at < p->segments[i].len; at++)
-            if (word_at(p->segments[i].text, at, p->segments[i].len, text) > 0)
-                return true;
-    return false;
-}
-
-struct cutter {
-    struct prompt_windows *w;
-    struct windows_cap cap;
-    size_t n; /* ids so far */
-    const struct tokenizer *t;
-    const struct prompt_word *words;
-    size_t n_words;
-};
-
-static kron_status cut_text(struct cutter *c, const char *s, size_t len, double weight)
-{
-    int32_t *ids;
-    size_t n_ids;
-    if (len == 0)
-        return KRON_OK;
-    KRON_TRY(tok_encode(c->t, s, len, &ids, &n_ids));
-    kron_status status = add_segment(c->w, &c->cap, &c->n, ids, n_ids, weight);
-    mem_free(ids);
-    return status;
-}
-
-static kron_status cut_word(struct cutter *c, const struct prompt_word *word, double weight)
-{
-    size_t room = TOK_WINDOW_TEXT - (c->n - c->w->starts[c->w->n]);
-    if (word->n <= TOK_WINDOW_TEXT && (size_t)word->n > room)
-        KRON_TRY(end_window(c->w, &c->cap, c->n));
-    for (int32_t i = 0; i < word->n; i++) {
-        int32_t id = word->first + i;
-        KRON_TRY(add_segment(c->w, &c->cap, &c->n, &id, 1, weight));
-    }
-    return KRON_OK;
-}
-
-/* The longest word at s[at], NULL if there is none. */
-static const struct prompt_word *find_word(const struct cutter *c, const char *s, size_t at,
-                                           size_t len, size_t *longest)
-{
-    const struct prompt_word *best = NULL;
-    *longest = 0;
-    for (size_t i = 0; i < c->n_words; i++) {
-        size_t n = word_at(s, at, len, c->words[i].text);
-        if (n > *longest) {
-            *longest = n;
-            best = &c->words[i];
-        }
-    }
-    return best;
-}
-
-static kron_status cut_segment(struct cutter *c, const struct prompt_segment *s)
-{
-    size_t begin = 0;
-    for (size_t i = 0, len; c->n_words > 0 && i < s->len;) {
-        const struct prompt_word *word = find_word(c, s->text, i, s->len, &len);
-        if (word == NULL) {
-            i++;
-            continue;
-        }
-        KRON_TRY(cut_text(c, s->text + begin, i - begin, s->weight));
-        KRON_TRY(cut_word(c, word, s->weight));
-        i += len;
-        begin = i;
-    }
-    return cut_text(c, s->text + begin, s->len - begin, s->weight);
-}
-
-static kron_status cut_windows(struct cutter *c, const struct prompt *p)
-{
-    void *starts = NULL;
-    KRON_TRY(grow(&starts, &c->cap.starts, 1, sizeof *c->w->starts));
-    c->w->starts = starts;
-    for (size_t i = 0; i < p->n_segments; i++)
-        KRON_TRY(p->segments[i].is_break ? end_window(c->w, &c->cap, c->n)
-                                         : cut_segment(c, &p->segments[i]));
-    if (c->n > c->w->starts[c->w->n] || c->w->n == 0)
-        KRON_TRY(end_window(c->w, &c->cap, c->n));
-    return KRON_OK;
-}
-
-kron_status prompt_tokenize(struct prompt_windows *out, const struct tokenizer *t,
-                            const struct prompt *p, const struct prompt_word *words,
-                            size_t n_words)
-{
-    struct cutter c = {.w = out, .t = t, .words = words, .n_words = n_words};
-    *out = (struct prompt_windows){0};
-    kron_status status = cut_windows(&c, p);
-    if (status != KRON_OK)
-        prompt_windows_free(out);
-    return status;
-}
-
-void prompt_windows_free(struct prompt_windows *w)
-{
-    mem_free(w->ids);
-    mem_free(w->weights);
-    mem_free(w->starts);
-    *w = (struct prompt_windows){0};
-}
-
-void prompt_windows_fill(const struct prompt_windows *w, size_t n_windows, int32_t pad_id,
-                         int32_t *ids, float *weights)
-{
-    KRON_ASSERT(n_windows >= w->n);
-    for (size_t i = 0; i < n_windows; i++) {
-        size_t from = i < w->n ? w->starts[i] : 0;
-        size_t n = i < w->n ? w->starts[i + 1] - from : 0;
-        int32_t *row = ids + i * TOK_WINDOW;
-        row[0] = TOK_START;
-        for (size_t k = 0; k < TOK_WINDOW_TEXT; k++)
-            row[1 + k] = k < n ? w->ids[from + k] : k == n ? TOK_END : pad_id;
-        row[TOK_WINDOW - 1] = n == TOK_WINDOW_TEXT ? TOK_END : pad_id;
-        for (size_t k = 0; weights != NULL && k < TOK_WINDOW; k++)
-            weights[i * TOK_WINDOW + k] = k >= 1 && k <= n ? w->weights[from + k - 1] : 1;
-    }
 }

@@ -76,4 +76,10 @@ void prompt_windows_free(struct prompt_windows *w);
 void prompt_windows_fill(const struct prompt_windows *w, size_t n_windows, int32_t pad_id,
                          int32_t *ids, float *weights);
 
+/* --- for the files of this room (prompt.c) --- */
+
+/* Whether s[len] starts with a letter, a number or _ of any script; whether one ends at s + at. */
+bool prompt_word_char(const char *s, size_t len);
+bool prompt_word_char_before(const char *s, size_t at);
+
 #endif

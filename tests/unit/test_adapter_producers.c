@@ -7,8 +7,9 @@
 enum { MAX_KEYS = 16 };
 
 /* How the parts of a module are called. */
-enum endings { KOHYA, PEFT, PEFT_DEFAULT, PEFT_BARE, DIFFUSERS, UNDERSCORE, LINEAR_LAYER, LOKR, LOHA,
-               OFT };
+enum endings {
+    KOHYA, PEFT, PEFT_DEFAULT, PEFT_BARE, DIFFUSERS, UNDERSCORE, LINEAR_LAYER, LOKR, LOHA, OFT
+};
 
 static const struct {
     const char *down, *up, *alpha;

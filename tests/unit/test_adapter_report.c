@@ -103,7 +103,8 @@ static void each_module_is_applied_or_explained(void **state)
     expect_skip(r, ADAPTER_SKIP_KEY, "some.other.weight", "not the name");
     adapter_report_text(r, 2, &text);
     assert_non_null(strstr(str_get(&text), "test.safetensors: LoRA + LoKr"));
-    assert_non_null(strstr(str_get(&text), "applied 2 of 8 modules, 4 of 17 tensors; brings the word cat\n"));
+    assert_non_null(strstr(str_get(&text), "applied 2 of 8 modules, 4 of 17 tensors; brings the "
+                                           "word cat\n"));
     assert_non_null(strstr(str_get(&text), "  and 7 more\n"));
     str_free(&text);
     adapter_set_free(&b.set);
