@@ -189,7 +189,7 @@ static void make_turn(struct gen *r, struct delta *d, const struct layer *l)
 static int64_t make_window(struct gen *r, struct delta *d, const struct layer *l)
 {
     d->rows = l->out;
-    if (d->kind > DELTA_FULL || l->kind != LAYER_LINEAR || chance(r, 70))
+    if (d->kind > DELTA_INPUT || l->kind != LAYER_LINEAR || chance(r, 70))
         return l->out;
     d->at = below(r, l->out);
     d->rows = 1 + below(r, l->out - d->at);
