@@ -14,6 +14,7 @@
 #define ADAPTER_ADAPTER_H
 #include "file/file.h"
 #include "graph/layer.h"
+#include <kron/session.h> /* KRON_BLOCKS, kron_step_point */
 
 /* --- a file (adapter_file.c) --- */
 
@@ -95,7 +96,7 @@ struct adapter_match adapter_names_find(const struct adapter_names *n, const cha
 /* Blocks of a network, numbered as A1111's sd-webui-lora-block-weight does: BASE, IN00 to IN11,
  * M00, OUT00 to OUT11. BASE is the text encoders and, of the UNet, all that stands in no block:
  * the embeddings of time and size and the last convolution. */
-enum { ADAPTER_BLOCKS = 26 };
+enum { ADAPTER_BLOCKS = KRON_BLOCKS };
 int adapter_block(const struct layer *l);
 
 /* Strengths of one file in a run: [0] text encoders, [1 + b] block b of the UNet. */
@@ -106,18 +107,14 @@ int adapter_slot(const struct layer *l);
  * or the time. Only such a layer can be confined to a region. */
 bool adapter_sees_image(const struct layer *l);
 
-struct adapter_point {
-    float at, factor;
-};
-
 /* How the UNet's strength goes over the steps of a run. Step i of n, from 0, stands at i / n; by
  * numbers, at i + 1. {0}: the same at every step. */
 struct adapter_steps {
     float start, stop; /* acts where start <= place < stop; stop 0: to the end */
     bool in_numbers;   /* start and stop are step numbers, from 1; else shares of the run */
-    const struct adapter_point *points; /* a factor along the run: straight lines between points, */
-    int n_points;                       /* constant before the first and after the last; where two
-                                         * stand at one place the later holds from there on */
+    const kron_step_point *points; /* a factor along the run: straight lines between points, */
+    int n_points;                  /* constant before the first and after the last; where two stand
+                                    * at one place the later holds from there on */
     bool points_in_numbers;
 };
 /* True if the factor may differ from step to step. */
@@ -172,6 +169,8 @@ void adapter_set_free(struct adapter_set **s);
 
 const struct delta_set *adapter_set_deltas(const struct adapter_set *s);
 int adapter_set_count(const struct adapter_set *s); /* files */
+/* Writes the ADAPTER_SLOTS * count strengths of the uses that were bound, at the first step. */
+void adapter_set_get_strengths(const struct adapter_set *s, float *out);
 /* Bytes of factors that had to be folded and are not views of the files. */
 size_t adapter_set_bytes(const struct adapter_set *s);
 

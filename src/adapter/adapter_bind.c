@@ -9,6 +9,7 @@ struct adapter_set {
     struct delta *all; /* every delta, in the order of layers */
     struct factor_pool pool;
     int n;
+    float *strengths; /* of the uses, at the first step */
     struct adapter_report *reports;
     struct adapter_skip **skips; /* one array for each file */
 };
@@ -405,6 +406,8 @@ static kron_status set_create(struct adapter_set **out, int n, int n_layers)
     status = mem_alloc_n((void **)&s->deltas.by_layer, (size_t)n_layers,
                          sizeof *s->deltas.by_layer, "adapter set");
     if (status == KRON_OK)
+        status = mem_floats(&s->strengths, (int64_t)n * ADAPTER_SLOTS, "adapter set");
+    if (status == KRON_OK)
         status = mem_alloc_n((void **)&s->reports, (size_t)n, sizeof *s->reports, "adapter set");
     if (status == KRON_OK)
         status = mem_alloc_n((void **)&s->skips, (size_t)n, sizeof *s->skips, "adapter set");
@@ -434,6 +437,7 @@ kron_status adapter_bind(struct adapter_set **out, const struct adapter_use *use
                            .use = &uses[i],
                            .r = &s->reports[i]};
         status = bind_file(&b);
+        adapter_strengths(&uses[i], 0, 1, s->strengths + i * ADAPTER_SLOTS);
     }
     if (status == KRON_OK)
         status = sort_deltas(s, &bound);
@@ -454,6 +458,7 @@ void adapter_set_free(struct adapter_set **s)
         mem_free((*s)->skips[i]);
     mem_free((*s)->skips);
     mem_free((*s)->reports);
+    mem_free((*s)->strengths);
     mem_free((*s)->deltas.by_layer);
     mem_free((*s)->all);
     factor_pool_free(&(*s)->pool);
@@ -470,6 +475,11 @@ const struct delta_set *adapter_set_deltas(const struct adapter_set *s)
 int adapter_set_count(const struct adapter_set *s)
 {
     return s->n;
+}
+
+void adapter_set_get_strengths(const struct adapter_set *s, float *out)
+{
+    memcpy(out, s->strengths, (size_t)s->n * ADAPTER_SLOTS * sizeof *out);
 }
 
 size_t adapter_set_bytes(const struct adapter_set *s)

@@ -67,7 +67,7 @@ static float place(int step, int n_steps, bool in_numbers)
     return in_numbers ? (float)(step + 1) : (float)step / (float)n_steps;
 }
 
-static float along(const struct adapter_point *p, int n, float at)
+static float along(const kron_step_point *p, int n, float at)
 {
     int i = n - 1;
 

@@ -194,14 +194,16 @@ static kron_status read_unet(struct fields *f, struct span v)
     return whole_number(v, &f->a->unet_strength) ? KRON_OK : wrong(f, "a strength is not a number");
 }
 
-/* A curve as the only strength: text is encoded before the first step. */
-static kron_status read_te(struct fields *f, struct span v, bool named)
+/* The text encoders' strength. A curve that is meant for the UNet too gives its first value:
+ * text is encoded before the first step. `alone`: it is for them only. */
+static kron_status read_te(struct fields *f, struct span v, bool alone)
 {
     if (is_curve(v)) {
         struct span first = cut(&v, '@');
-        if (!named && whole_number(first, &f->a->te_strength))
+        if (!alone && whole_number(first, &f->a->te_strength))
             return KRON_OK;
-        return wrong(f, named ? "te= takes one number: text is encoded before the first step"
+        return wrong(f, alone ? "the text encoders' strength is one number: text is encoded before "
+                                "the first step"
                               : "a curve is made of VALUE@PLACE with commas between them");
     }
     return whole_number(v, &f->a->te_strength) ? KRON_OK : wrong(f, "a strength is not a number");
@@ -329,7 +331,7 @@ static kron_status settle_strengths(struct fields *f)
     if (f->n_positional > 1 && f->seen[UNET] && !whole_number(second, &unused))
         return wrong(f, "a strength is not a number");
     if (f->n_positional > 0 && !f->seen[TE])
-        KRON_TRY(read_te(f, first, false));
+        KRON_TRY(read_te(f, first, f->n_positional > 1 || f->seen[UNET]));
     if (f->seen[UNET])
         return KRON_OK;
     if (f->n_positional > 1)
