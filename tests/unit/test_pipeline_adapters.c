@@ -352,6 +352,27 @@ static void presets_of_the_users(void **state)
     kron_session_free(&s);
 }
 
+/* What the prompt does not say of the session's adapters stands in the picture's text. */
+static void parameters_name_the_sessions_adapters(void **state)
+{
+    kron_session *s = new_session(KRON_APPLY_AUTO);
+    kron_job j = small_job();
+    char *text;
+
+    (void)state;
+    add_text(s, MODELS "/lokr-neon.safetensors:0.5:start=1.0:step=1@0,0.5@1");
+    add_text(s, MODELS "/lora-sketch.safetensors:1:-1:stop=1:scale=2:region=0,0,0.5,1");
+    text = kron_job_parameters(s, &j, 0, NULL);
+    assert_non_null(strstr(text, ", Adapters: \"<lora:lokr-neon:0.5:0.5:start=1.0:step=1@0,0.5@1>"
+                                 "<lora:lora-sketch:1:-1:stop=1:scale=2:region=0,0,0.5,1>\", "));
+    kron_string_free(text);
+    assert_int_equal(kron_session_clear_adapters(s), KRON_OK);
+    text = kron_job_parameters(s, &j, 0, NULL);
+    assert_null(strstr(text, "Adapters"));
+    kron_string_free(text);
+    kron_session_free(&s);
+}
+
 /* --- regions --- */
 
 static void masks_and_rectangles_agree(void **state)
@@ -672,9 +693,9 @@ static void swap(kron_session *s, int i)
     add_text(s, texts[(i + 1) % 4]);
 }
 
-/* To the byte: what is held after 200 swaps is what was held after the first few. A set that is
- * not given back is some hundred thousand bytes. The budget is too small for all the files, so
- * that they come and go too. */
+/* What is held after 200 swaps is what was held after the first few, but for what the allocator
+ * keeps ready (some thousand bytes). One set that is not given back is over a hundred thousand. The
+ * budget is too small for all the files, so that they come and go too. */
 static void swaps_leave_memory_flat(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
@@ -697,7 +718,7 @@ static void swaps_leave_memory_flat(void **state)
         skip();
     print_message("200 swaps: %+ld bytes; two adapters hold %zu\n", (long)(last - first), one_set);
     assert_true(one_set > 200000);
-    assert_true(last < first + 4096);
+    assert_true(last < first + one_set / 8);
 }
 
 /* A job's tags, which come and go with each job, likewise. */
@@ -789,6 +810,7 @@ int main(void)
         cmocka_unit_test(tags_say_what_the_api_says),
         cmocka_unit_test(bad_texts_are_errors_that_name_them),
         cmocka_unit_test(presets_of_the_users),
+        cmocka_unit_test(parameters_name_the_sessions_adapters),
         cmocka_unit_test(masks_and_rectangles_agree),
         cmocka_unit_test(the_list_is_what_was_given),
         cmocka_unit_test(bad_uses_are_errors_that_name_the_field),
