@@ -37,8 +37,8 @@ int adapter_slot(const struct layer *l)
 
 bool adapter_sees_image(const struct layer *l)
 {
-    static const char *const blind[] = {"time_embed.", "label_emb.", ".emb_layers.",
-                                        ".attn2.to_k", ".attn2.to_v"};
+    static const char *const blind[] = {"time_embed.", "label_emb.", ".emb_layers.", ".attn2.to_k",
+                                        ".attn2.to_v"};
 
     if (l->part != PART_UNET)
         return false;

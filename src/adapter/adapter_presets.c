@@ -11,7 +11,7 @@ struct adapter_presets {
     struct preset {
         const char *name, *list;
         int line;
-    } *at;
+    } * at;
     size_t n;
 };
 
@@ -200,8 +200,10 @@ static const struct layout *layout_of(int n, bool xl)
 static kron_status list_error(const char *bad, int n, bool xl)
 {
     if (bad != NULL && (bad[0] == 'R' || bad[0] == 'U' || bad[0] == 'X'))
-        return err_set(KRON_ERR_ARGUMENT, "%c stands for a random or inherited block weight, which "
-                       "Kron does not have", bad[0]);
+        return err_set(KRON_ERR_ARGUMENT,
+                       "%c stands for a random or inherited block weight, which "
+                       "Kron does not have",
+                       bad[0]);
     if (bad != NULL)
         return err_set(KRON_ERR_ARGUMENT, "'%.*s' is no block weight", (int)strcspn(bad, ","), bad);
     return err_set(KRON_ERR_ARGUMENT, "%d block weights, expected %s", n,

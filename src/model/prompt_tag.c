@@ -291,8 +291,8 @@ static kron_status read_named(struct fields *f, struct span name, struct span va
     static const struct {
         const char *name;
         enum key key;
-    } keys[] = {{"te", TE},       {"unet", UNET}, {"lbw", LBW},     {"w", LBW},
-                {"start", START}, {"stop", STOP}, {"end", STOP},    {"step", STEP},
+    } keys[] = {{"te", TE},       {"unet", UNET}, {"lbw", LBW},      {"w", LBW},
+                {"start", START}, {"stop", STOP}, {"end", STOP},     {"step", STEP},
                 {"scale", SCALE}, {"mask", MASK}, {"region", REGION}};
     name = trim(name.s, name.len);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {

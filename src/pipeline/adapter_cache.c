@@ -167,9 +167,8 @@ static kron_status add(struct adapter_cache *c, const char *path, const struct f
     return KRON_OK;
 }
 
-static kron_status open_locked(struct adapter_cache *c, const char *path,
-                               const struct file_id *id, const struct file_id *config,
-                               kron_adapter **out)
+static kron_status open_locked(struct adapter_cache *c, const char *path, const struct file_id *id,
+                               const struct file_id *config, kron_adapter **out)
 {
     size_t i = find(c, path, id, config);
 

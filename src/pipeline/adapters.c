@@ -101,8 +101,8 @@ kron_status use_list_add_one(struct use_list *l, const struct use *from)
         l->cap = cap;
     }
     KRON_TRY(copy(l, x.u.blocks, ADAPTER_BLOCKS, sizeof *x.u.blocks, &blocks));
-    KRON_TRY(copy(l, x.u.steps.points, (size_t)x.u.steps.n_points, sizeof *x.u.steps.points,
-                  &points));
+    KRON_TRY(
+        copy(l, x.u.steps.points, (size_t)x.u.steps.n_points, sizeof *x.u.steps.points, &points));
     KRON_TRY(copy(l, x.mask.pixels, pixels, 1, &mask));
     x.u.file = x.adapter->file;
     x.u.blocks = blocks;
@@ -153,8 +153,8 @@ static bool good_curve(const kron_step_point *p, size_t n)
 
 static bool good_rectangle(const float r[4])
 {
-    return !has_rectangle(r) || (r[0] >= 0 && r[0] < r[2] && r[2] <= 1 && r[1] >= 0 &&
-                                 r[1] < r[3] && r[3] <= 1);
+    return !has_rectangle(r) ||
+           (r[0] >= 0 && r[0] < r[2] && r[2] <= 1 && r[1] >= 0 && r[1] < r[3] && r[3] <= 1);
 }
 
 static bool good_mask(const kron_image *m)
@@ -193,14 +193,13 @@ kron_status use_list_add(struct use_list *l, const kron_adapter_use *use)
 
     if (wrong != NULL)
         return err_set(KRON_ERR_ARGUMENT, "%s", wrong);
-    x.u = (struct adapter_use){
-        .te_strength = use->te_strength,
-        .unet_strength = use->unet_strength,
-        .blocks = use->blocks,
-        .steps = {use->start, use->stop, use->range_in_numbers != 0,
-                  use->n_curve > 0 ? use->curve : NULL, (int)use->n_curve,
-                  use->curve_in_numbers != 0},
-        .scale = use->scale};
+    x.u = (struct adapter_use){.te_strength = use->te_strength,
+                               .unet_strength = use->unet_strength,
+                               .blocks = use->blocks,
+                               .steps = {use->start, use->stop, use->range_in_numbers != 0,
+                                         use->n_curve > 0 ? use->curve : NULL, (int)use->n_curve,
+                                         use->curve_in_numbers != 0},
+                               .scale = use->scale};
     memcpy(x.region, use->region, sizeof x.region);
     return add_masked(l, &x, use->mask);
 }
@@ -299,12 +298,13 @@ static kron_status copy_points(struct use_list *l, const struct prompt_adapter *
 static kron_status read_tag(struct use_list *l, const struct session *s,
                             const struct prompt_adapter *tag, float *blocks, struct use *x)
 {
-    x->u = (struct adapter_use){
-        .te_strength = (float)tag->te_strength,
-        .unet_strength = (float)tag->unet_strength,
-        .steps = {.start = (float)tag->start, .stop = (float)tag->stop,
-                  .in_numbers = tag->in_numbers, .points_in_numbers = tag->points_in_numbers},
-        .scale = (float)tag->scale};
+    x->u = (struct adapter_use){.te_strength = (float)tag->te_strength,
+                                .unet_strength = (float)tag->unet_strength,
+                                .steps = {.start = (float)tag->start,
+                                          .stop = (float)tag->stop,
+                                          .in_numbers = tag->in_numbers,
+                                          .points_in_numbers = tag->points_in_numbers},
+                                .scale = (float)tag->scale};
     for (int i = 0; i < 4; i++)
         x->region[i] = (float)tag->region[i];
     if (tag->n_points > 0)

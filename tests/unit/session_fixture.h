@@ -100,7 +100,7 @@ static inline void expect_picture(kron_session *s, const kron_job *j, const kron
 }
 
 static inline void expect_close(const kron_image *a, const kron_image *b, double at_least,
-                         const char *what)
+                                const char *what)
 {
     double got = psnr(a, b);
 
@@ -108,7 +108,8 @@ static inline void expect_close(const kron_image *a, const kron_image *b, double
         fail_msg("%s: PSNR %.2f dB, expected %.0f", what, got, at_least);
 }
 
-static inline void expect_apart(const kron_image *a, const kron_image *b, double at_most, const char *what)
+static inline void expect_apart(const kron_image *a, const kron_image *b, double at_most,
+                                const char *what)
 {
     double got = psnr(a, b);
 

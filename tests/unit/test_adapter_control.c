@@ -84,7 +84,8 @@ static void only_some_layers_see_the_image(void **state)
 
 /* --- steps --- */
 
-static void expect_factors(const struct adapter_steps *s, int n, const float *want, const char *what)
+static void expect_factors(const struct adapter_steps *s, int n, const float *want,
+                           const char *what)
 {
     for (int i = 0; i < n; i++) {
         float got = adapter_steps_factor(s, i, n);
@@ -93,11 +94,14 @@ static void expect_factors(const struct adapter_steps *s, int n, const float *wa
     }
 }
 
-#define FACTORS(steps, ...) \
-    expect_factors(&(struct adapter_steps)steps, \
+#define FACTORS(steps, ...)                                                                       \
+    expect_factors(&(struct adapter_steps)steps,                                                  \
                    (int)(sizeof((float[]){__VA_ARGS__}) / sizeof(float)), (float[]){__VA_ARGS__}, \
                    #steps)
-#define STEPS(...) {__VA_ARGS__}
+#define STEPS(...)  \
+    {               \
+        __VA_ARGS__ \
+    }
 
 static void ranges_begin_and_end_at_steps(void **state)
 {
@@ -194,8 +198,7 @@ static void lists_of_each_length_find_their_blocks(void **state)
         {"1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", true, "11111111110001111111111000"},
         {"1,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1", false,
          "10100000000000000000000001"},
-        {"1,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1", true,
-         "10100000000000000000000001"},
+        {"1,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1", true, "10100000000000000000000001"},
         {" 1 , 0 ,1,0,0,0,0,0,0,0,0,0,0,0,0,0,-0.5", false, "1001000000000000000000000*"},
         {"NONE", false, "00000000000000000000000000"},
         {"ALL", false, "10110110110001000111111111"},
@@ -261,11 +264,11 @@ static struct adapter_presets *presets_of(const char *text)
 
 static void presets_come_from_a_file(void **state)
 {
-    struct adapter_presets *p = presets_of(
-        "# mine\n\n FACE : 1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0 \r\n"
-        "ALL:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1\n"
-        "TWICE:1,1\nTWICE:0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
-        "FLUX:1,1,1\nLAST:1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
+    struct adapter_presets *p =
+        presets_of("# mine\n\n FACE : 1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0 \r\n"
+                   "ALL:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1\n"
+                   "TWICE:1,1\nTWICE:0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
+                   "FLUX:1,1,1\nLAST:1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0");
     float v[ADAPTER_BLOCKS];
 
     (void)state;

@@ -204,8 +204,8 @@ static const char *rest_of(const struct prompt_adapter *a)
     if (a->blocks != NULL)
         n += (size_t)snprintf(text + n, sizeof text - n, " lbw %s", a->blocks);
     if (a->start > 0 || a->stop > 0)
-        n += (size_t)snprintf(text + n, sizeof text - n, " %s %g-%g", a->in_numbers ? "steps" : "run",
-                              a->start, a->stop);
+        n += (size_t)snprintf(text + n, sizeof text - n, " %s %g-%g",
+                              a->in_numbers ? "steps" : "run", a->start, a->stop);
     for (size_t i = 0; i < a->n_points; i++)
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%g@%g", i ? "," : " ",
                               a->points[i].factor, a->points[i].at);

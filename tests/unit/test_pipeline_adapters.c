@@ -188,8 +188,8 @@ static void curves_are_strengths(void **state)
     const kron_adapter_use half = {neon, 0, 0.5f};
     const kron_adapter_use level = {neon, 0, 1, .curve = flat, .n_curve = 2};
     const kron_adapter_use curve = {neon, 0, 0.5f, .curve = jump, .n_curve = 4};
-    const kron_adapter_use steps = {neon, 0, 0.5f, .curve = numbered, .n_curve = 3,
-                                    .curve_in_numbers = 1};
+    const kron_adapter_use steps = {
+        neon, 0, 0.5f, .curve = numbered, .n_curve = 3, .curve_in_numbers = 1};
     const kron_adapter_use parts[] = {{neon, 0, 1, .stop = 0.5f}, {neon, 0, -0.5f, .start = 0.5f}};
     kron_job j = small_job();
     kron_image a, b;
@@ -402,6 +402,36 @@ static void masks_and_rectangles_agree(void **state)
     kron_session_free(&s);
 }
 
+/* What a mask keeps out is not there, and parts that make up the image make up the adapter. */
+static void regions_add_up(void **state)
+{
+    static const kron_apply modes[] = {KRON_APPLY_AUTO, KRON_APPLY_IMMEDIATELY};
+    uint8_t black[16] = {0};
+    const kron_image mask = {4, 4, 1, black};
+    const kron_adapter_use nowhere = {neon, 0, 1, .mask = &mask};
+    const kron_adapter_use whole = {neon, 0, 1, .region = {0, 0, 1, 1}};
+    const kron_adapter_use halves[] = {{neon, 0, 1, .region = {0, 0, 0.5f, 1}},
+                                       {neon, 0, 1, .region = {0.5f, 0, 1, 1}}};
+    kron_job j = small_job();
+
+    (void)state;
+    for (int m = 0; m < 2; m++) {
+        kron_image none = draw_with(modes[m], &nowhere, 1, &j);
+        kron_image all = draw_with(modes[m], &whole, 1, &j);
+        kron_image half = draw_with(modes[m], &halves[0], 1, &j);
+        kron_image both = draw_with(modes[m], halves, 2, &j);
+        expect_rounding(&none, &plain);
+        expect_apart(&all, &plain, 30, "the whole image");
+        expect_apart(&half, &all, 40, "half of the image");
+        expect_apart(&half, &plain, 40, "half of the image beside none");
+        expect_close(&both, &all, 55, "both halves");
+        kron_image_free(&none);
+        kron_image_free(&all);
+        kron_image_free(&half);
+        kron_image_free(&both);
+    }
+}
+
 /* --- the list --- */
 
 static void the_list_is_what_was_given(void **state)
@@ -411,9 +441,18 @@ static void the_list_is_what_was_given(void **state)
     uint8_t white[4] = {255, 128, 0, 255};
     const kron_image mask = {2, 2, 1, white};
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
-    kron_adapter_use u = {neon, 0.5f, -1, .blocks = blocks, .start = 2, .stop = 9,
-                          .range_in_numbers = 1, .curve = points, .n_curve = 2,
-                          .curve_in_numbers = 1, .scale = 3, .mask = &mask,
+    kron_adapter_use u = {neon,
+                          0.5f,
+                          -1,
+                          .blocks = blocks,
+                          .start = 2,
+                          .stop = 9,
+                          .range_in_numbers = 1,
+                          .curve = points,
+                          .n_curve = 2,
+                          .curve_in_numbers = 1,
+                          .scale = 3,
+                          .mask = &mask,
                           .region = {0, 0, 0.5f, 1}};
     kron_adapter_use got;
 
@@ -812,6 +851,7 @@ int main(void)
         cmocka_unit_test(presets_of_the_users),
         cmocka_unit_test(parameters_name_the_sessions_adapters),
         cmocka_unit_test(masks_and_rectangles_agree),
+        cmocka_unit_test(regions_add_up),
         cmocka_unit_test(the_list_is_what_was_given),
         cmocka_unit_test(bad_uses_are_errors_that_name_the_field),
         cmocka_unit_test(a_strength_alone_costs_nothing),
