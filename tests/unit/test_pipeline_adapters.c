@@ -57,17 +57,21 @@ static void each_block_has_its_weight(void **state)
     float blocks[KRON_BLOCKS][KRON_BLOCKS] = {{0}};
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
     kron_job j = small_job();
-    kron_image whole, sum;
+    kron_image whole, sum, none;
 
     (void)state;
+    j.steps = 1; /* for time */
+    j.cfg_scale = 1;
+    none = draw(s, &j);
     for (int i = 0; i < KRON_BLOCKS; i++) {
         blocks[i][i] = 1;
         parts[i] = (kron_adapter_use){neon, 0, 1, .blocks = blocks[i]};
         use_all(s, &parts[i], 1);
         kron_image one = draw(s, &j);
-        assert_false(same(&one, &plain));
+        assert_false(same(&one, &none));
         kron_image_free(&one);
     }
+    kron_image_free(&none);
     use_all(s, &(kron_adapter_use){neon, 0, 1}, 1);
     whole = draw(s, &j);
     use_all(s, parts, KRON_BLOCKS);
@@ -738,11 +742,12 @@ static void swap(kron_session *s, int i)
 static void swaps_leave_memory_flat(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AT_RUNTIME);
+    const int n = held() > 0 ? 208 : 12; /* sanitizers find a leak in a few */
     size_t first = 0, last = 0, one_set;
 
     (void)state;
     kron_model_set_adapter_cache(model, 1000000);
-    for (int i = 0; i < 208; i++) {
+    for (int i = 0; i < n; i++) {
         swap(s, i);
         if (i == 7)
             first = held();
@@ -750,7 +755,7 @@ static void swaps_leave_memory_flat(void **state)
     last = held();
     assert_int_equal(kron_session_clear_adapters(s), KRON_OK);
     one_set = last - held();
-    assert_true(kron_model_get_adapter_cache(model).dropped > 100);
+    assert_true(kron_model_get_adapter_cache(model).dropped > (uint64_t)n / 2);
     kron_model_set_adapter_cache(model, KRON_ADAPTER_CACHE_BYTES);
     kron_session_free(&s);
     if (first == 0)
@@ -800,7 +805,7 @@ static void a_failed_addition_leaves_the_session(void **state)
     j.steps = 1;
     use(s, neon, 1);
     want = draw(s, &j);
-    for (long n = 1;; n++) {
+    for (long n = 1;; n += 1 + n / 12) {
         kron_model_set_adapter_cache(model, 0); /* so that the file is opened each time */
         mem_fail_after(n);
         kron_status status = kron_session_add_adapter_text(
@@ -811,12 +816,12 @@ static void a_failed_addition_leaves_the_session(void **state)
         assert_int_equal(status, KRON_ERR_MEMORY);
         failures++;
         assert_int_equal(kron_session_adapter_count(s), 1);
-        if (n % 16 == 0)
+        if (failures % 8 == 0)
             expect_picture(s, &j, &want);
     }
     assert_int_equal(kron_session_adapter_count(s), 2);
     print_message("%d places without memory\n", failures);
-    assert_true(failures > 20);
+    assert_true(failures > 15);
     kron_model_set_adapter_cache(model, KRON_ADAPTER_CACHE_BYTES);
     kron_image_free(&want);
     kron_session_free(&s);
