@@ -139,19 +139,14 @@ static void widen(int64_t *min, int64_t *max, int64_t v)
     *max = v > *max ? v : *max;
 }
 
-/* Whether c stands before a product whose file may state it wrongly. */
-static bool has_scale(enum fam f)
-{
-    return f == FAM_LORA || f == FAM_LOHA || f == FAM_LOKR || f == FAM_GLORA;
-}
-
 /* Whether it adds a product to the weight and does nothing else: what a region can confine. */
-static bool only_adds(const struct delta *d)
+static bool only_adds(const struct delta *d, const struct layer *l)
 {
     bool product = d->kind == DELTA_LOW_RANK || d->kind == DELTA_HADAMARD ||
                    d->kind == DELTA_KRON || d->kind == DELTA_FULL;
 
-    return product && d->axis == GAIN_NONE && d->bias == NULL && !d->replace;
+    return product && l->kind != LAYER_NORM && d->axis == GAIN_NONE && d->bias == NULL &&
+           !d->replace;
 }
 
 /* One family of a module. *ok: it was applied. */
@@ -159,17 +154,15 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
                                const struct adapter_match *match, int family, bool *ok)
 {
     const struct layer *l = match->layer;
-    struct bind one = {b->f, m, l, &b->set->pool};
+    struct bind one = {b->f, m, l, &b->set->pool, b->use->scale};
     struct delta d = {.kind = DELTA_NONE, .rows = l->out, .region = b->region};
     kron_status status = families[family].bind(&one, &d);
     char why[512];
 
     if (status == KRON_OK && families[family].product && m->part[AP_DORA_SCALE] != NULL)
         status = dora_bind(&one, &d);
-    if (status == KRON_OK && d.region != NULL && !only_adds(&d))
+    if (status == KRON_OK && d.region != NULL && !only_adds(&d, l))
         return skip_family(b, m->prefix, "confining to a region what does more than add a product");
-    if (b->use->scale != 0 && has_scale(families[family].fam))
-        d.scale = b->use->scale;
     for (int i = 0; i < match->n_targets && status == KRON_OK; i++) {
         struct delta part = d;
         status = delta_window(&part, &match->targets[i]);

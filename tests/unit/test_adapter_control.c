@@ -434,6 +434,50 @@ static void a_region_keeps_to_what_sees_the_image(void **state)
     release(&b);
 }
 
+/* Only what adds a product can be confined: the rest is skipped, each with its reason. */
+static void a_region_skips_what_does_more_than_add(void **state)
+{
+    static const char key[] = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_";
+    struct bound b = {0};
+    const float mask[1] = {1};
+    const struct delta_region region = {1, 1, mask};
+    struct adapter_use u = {.unet_strength = 1, .region = &region};
+    uint64_t seed = 3;
+    char name[256];
+
+    (void)state;
+    fx_table_read(&b.t, "sd15");
+    assert_int_equal(adapter_names_create(&b.names, &b.t.table), KRON_OK);
+    for (const char *c = "qkv"; *c != '\0'; c++) { /* LoRA; with a bias; DoRA */
+        snprintf(name, sizeof name, "%s%c", key, *c);
+        add_lora(&b.file, name, 32, 32);
+    }
+    snprintf(name, sizeof name, "%sk.diff_b", key);
+    fx_add(&b.file, name, DT_F16, &seed, FX_DIMS(32));
+    snprintf(name, sizeof name, "%sv.dora_scale", key);
+    fx_add(&b.file, name, DT_F16, &seed, FX_DIMS(32, 1));
+    fx_add(&b.file, "lora_unet_conv_norm_out.w_norm", DT_F16, &seed, FX_DIMS(32));
+    fx_add(&b.file, "lora_unet_conv_out.diff", DT_F16, &seed, FX_DIMS(4, 32, 3, 3));
+    assert_int_equal(fx_open(&b.file, &b.f, NULL), KRON_OK);
+    u.file = b.f;
+    if (adapter_bind(&b.set, &u, 1, b.names, false) != KRON_OK)
+        fail_msg("%s", kron_error_detail());
+    const struct adapter_report *r = adapter_set_report(b.set, 0);
+    assert_int_equal(r->n_skips, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(r->skips[i].why, ADAPTER_SKIP_FAMILY);
+        assert_non_null(strstr(r->skips[i].text, "region"));
+    }
+    assert_null(delta_of(&b, "conv_norm_out"));
+    assert_null(delta_of(&b, "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v"));
+    assert_non_null(delta_of(&b, "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"));
+    assert_non_null(delta_of(&b, "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"));
+    assert_non_null(delta_of(&b, "conv_out"));
+    adapter_set_free(&b.set);
+    assert_int_equal(adapter_bind(&b.set, &u, 1, b.names, true), KRON_ERR_UNSUPPORTED);
+    release(&b);
+}
+
 static void a_region_that_leaves_nothing_is_an_error(void **state)
 {
     struct bound b = {0};
@@ -468,6 +512,7 @@ int main(void)
         cmocka_unit_test(presets_without_memory),
         cmocka_unit_test(a_use_reaches_its_deltas),
         cmocka_unit_test(a_region_keeps_to_what_sees_the_image),
+        cmocka_unit_test(a_region_skips_what_does_more_than_add),
         cmocka_unit_test(a_region_that_leaves_nothing_is_an_error),
     };
 
