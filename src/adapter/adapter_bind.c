@@ -9,7 +9,7 @@ struct adapter_set {
     struct delta *all; /* every delta, in the order of layers */
     struct factor_pool pool;
     int n;
-    float *strengths;
+    float *strengths; /* of the uses, at the first step */
     struct adapter_report *reports;
     struct adapter_skip **skips; /* one array for each file */
 };
@@ -29,8 +29,10 @@ struct binder {
     const struct adapter_names *names;
     bool strict;
     struct bound_list *bound; /* of all files so far */
-    const struct adapter_file *f; /* the file at work, and its number */
+    const struct adapter_file *f; /* the file at work, its number and how it is used */
     int index;
+    const struct adapter_use *use;
+    const struct delta_region *region; /* the set's own copy; NULL: everywhere */
     struct adapter_report *r;
     size_t cap_skips;
     int n_why[ADAPTER_SKIP_KEY + 1];
@@ -105,6 +107,13 @@ static kron_status skip_family(struct binder *b, const char *name, const char *w
 
 /* --- one module --- */
 
+/* What a layer's delta takes from the use of its file, whatever its family. */
+static void take_use(const struct binder *b, const struct layer *l, struct delta *d)
+{
+    d->strength = ADAPTER_SLOTS * b->index + adapter_slot(l);
+    d->varying = l->part == PART_UNET && adapter_steps_vary(&b->use->steps);
+}
+
 /* One delta for each layer that the module has rows of. */
 static kron_status add_delta(struct binder *b, const struct adapter_target *t,
                              const struct delta *d)
@@ -118,6 +127,7 @@ static kron_status add_delta(struct binder *b, const struct adapter_target *t,
         list->cap = cap;
     }
     list->at[list->n] = (struct bound){t->layer->id, *d};
+    take_use(b, t->layer, &list->at[list->n].d);
     return delta_window(&list->at[list->n++].d, t);
 }
 
@@ -129,19 +139,30 @@ static void widen(int64_t *min, int64_t *max, int64_t v)
     *max = v > *max ? v : *max;
 }
 
+/* Whether it adds a product to the weight and does nothing else: what a region can confine. */
+static bool only_adds(const struct delta *d, const struct layer *l)
+{
+    bool product = d->kind == DELTA_LOW_RANK || d->kind == DELTA_HADAMARD ||
+                   d->kind == DELTA_KRON || d->kind == DELTA_FULL;
+
+    return product && l->kind != LAYER_NORM && d->axis == GAIN_NONE && d->bias == NULL &&
+           !d->replace;
+}
+
 /* One family of a module. *ok: it was applied. */
 static kron_status bind_family(struct binder *b, const struct adapter_module *m,
                                const struct adapter_match *match, int family, bool *ok)
 {
     const struct layer *l = match->layer;
-    struct bind one = {b->f, m, l, &b->set->pool};
-    struct delta d = {.kind = DELTA_NONE, .strength = 2 * b->index + (l->part == PART_UNET),
-                      .rows = l->out};
+    struct bind one = {b->f, m, l, &b->set->pool, b->use->scale};
+    struct delta d = {.kind = DELTA_NONE, .rows = l->out, .region = b->region};
     kron_status status = families[family].bind(&one, &d);
     char why[512];
 
     if (status == KRON_OK && families[family].product && m->part[AP_DORA_SCALE] != NULL)
         status = dora_bind(&one, &d);
+    if (status == KRON_OK && d.region != NULL && !only_adds(&d, l))
+        return skip_family(b, m->prefix, "confining to a region what does more than add a product");
     for (int i = 0; i < match->n_targets && status == KRON_OK; i++) {
         struct delta part = d;
         status = delta_window(&part, &match->targets[i]);
@@ -201,6 +222,10 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
     if (match.found != ADAPTER_FOUND)
         return skip_unknown(b, m, &match);
     note_naming(b, &match);
+    if (b->region != NULL && !adapter_sees_image(match.targets[0].layer)) {
+        b->r->n_outside++;
+        return KRON_OK;
+    }
     for (int i = 0; i < FAM_COUNT; i++)
         if ((fams & 1u << i) && fam_kind((enum fam)i) == FAM_WHOLE)
             return skip_family(b, m->prefix, fam_text((enum fam)i));
@@ -280,6 +305,9 @@ static kron_status check_applied(const struct binder *b)
                        b->n_why[ADAPTER_SKIP_NAME] + b->n_why[ADAPTER_SKIP_SHAPE], r->family);
     if (r->n_applied > 0)
         return KRON_OK;
+    if (r->n_outside > 0 && r->n_skips == 0)
+        return err_set(KRON_ERR_UNSUPPORTED, "%s: applied 0 of %d modules: none acts on places of "
+                       "the image, so a region confines it to nothing", r->path, r->n_modules);
     if (r->n_skips > 0 && b->n_why[ADAPTER_SKIP_FAMILY] == r->n_skips)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: applied 0 of %d modules: %s: %s", r->path,
                        r->n_modules, r->skips[0].name, r->skips[0].text);
@@ -287,6 +315,24 @@ static kron_status check_applied(const struct binder *b)
                    "%s: applied 0 of %d modules: the adapter seems to be for %s, the model is "
                    "%s; %s: %s",
                    r->path, r->n_modules, file, model, r->skips[0].name, r->skips[0].text);
+}
+
+static kron_status copy_region(struct binder *b)
+{
+    const struct delta_region *from = b->use->region;
+    size_t n;
+
+    if (from == NULL)
+        return KRON_OK;
+    n = (size_t)from->w * (size_t)from->h;
+    struct delta_region *own = arena_alloc(&b->set->mem, sizeof *own);
+    float *mask = arena_alloc(&b->set->mem, n * sizeof *mask);
+    if (own == NULL || mask == NULL)
+        return b->set->mem.status;
+    memcpy(mask, from->mask, n * sizeof *mask);
+    *own = (struct delta_region){from->w, from->h, mask};
+    b->region = own;
+    return KRON_OK;
 }
 
 static kron_status bind_file(struct binder *b)
@@ -303,6 +349,7 @@ static kron_status bind_file(struct binder *b)
     r->embeddings = embedding_words(b);
     if (r->path == NULL || r->family == NULL || r->embeddings == NULL)
         return b->set->mem.status;
+    KRON_TRY(copy_region(b));
     for (int i = 0; i < f->n_modules; i++)
         KRON_TRY(bind_module(b, &f->modules[i]));
     for (int i = 0; i < f->n_leftovers; i++) {
@@ -348,11 +395,11 @@ static kron_status set_create(struct adapter_set **out, int n, int n_layers)
     KRON_TRY(mem_alloc((void **)&s, sizeof *s, "adapter set"));
     s->n = n;
     s->deltas.n_layers = n_layers;
-    s->deltas.n_strengths = 2 * n;
+    s->deltas.n_strengths = ADAPTER_SLOTS * n;
     status = mem_alloc_n((void **)&s->deltas.by_layer, (size_t)n_layers,
                          sizeof *s->deltas.by_layer, "adapter set");
     if (status == KRON_OK)
-        status = mem_alloc_n((void **)&s->strengths, 2 * (size_t)n, sizeof(float), "adapter set");
+        status = mem_floats(&s->strengths, (int64_t)n * ADAPTER_SLOTS, "adapter set");
     if (status == KRON_OK)
         status = mem_alloc_n((void **)&s->reports, (size_t)n, sizeof *s->reports, "adapter set");
     if (status == KRON_OK)
@@ -380,9 +427,10 @@ kron_status adapter_bind(struct adapter_set **out, const struct adapter_use *use
                            .bound = &bound,
                            .f = uses[i].file,
                            .index = i,
+                           .use = &uses[i],
                            .r = &s->reports[i]};
         status = bind_file(&b);
-        adapter_set_strength(s, i, uses[i].te_strength, uses[i].unet_strength);
+        adapter_strengths(&uses[i], 0, 1, s->strengths + i * ADAPTER_SLOTS);
     }
     if (status == KRON_OK)
         status = sort_deltas(s, &bound);
@@ -424,13 +472,7 @@ int adapter_set_count(const struct adapter_set *s)
 
 void adapter_set_get_strengths(const struct adapter_set *s, float *out)
 {
-    memcpy(out, s->strengths, 2 * (size_t)s->n * sizeof *out);
-}
-
-void adapter_set_strength(struct adapter_set *s, int i, float te_strength, float unet_strength)
-{
-    s->strengths[2 * i] = te_strength;
-    s->strengths[2 * i + 1] = unet_strength;
+    memcpy(out, s->strengths, (size_t)s->n * ADAPTER_SLOTS * sizeof *out);
 }
 
 size_t adapter_set_bytes(const struct adapter_set *s)

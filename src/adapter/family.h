@@ -133,7 +133,9 @@ struct bind {
     const struct adapter_module *m;
     const struct layer *l;
     struct factor_pool *pool;
+    float scale; /* replaces what module_scale() gives; 0: it does not */
 };
+double bind_scale(const struct bind *b, int64_t rank, int64_t uq); /* as module_scale() */
 
 /* Each fills d, which changes the whole layer, from a module that has its family. KRON_ERR_SHAPE:
  * does not fit; KRON_ERR_FORMAT: a partner is missing; KRON_ERR_UNSUPPORTED: a storage type; all

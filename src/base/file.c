@@ -98,6 +98,16 @@ kron_status dir_each(const char *path, kron_status (*each)(void *user, const cha
     return status;
 }
 
+struct file_id path_identity(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return (struct file_id){0};
+    return (struct file_id){(uint64_t)st.st_dev, (uint64_t)st.st_ino, (int64_t)st.st_size,
+                            (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
+}
+
 static kron_status read_all(int fd, char *to, size_t n, const char *path)
 {
     size_t at = 0;

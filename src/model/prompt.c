@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Reading a prompt takes two passes, as in A1111: tags are cut out first, then what is left is
  * read for brackets, so that a tag between two words joins them. */
-#include "model/prompt.h"
+#include "model/prompt_tag.h"
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -21,57 +21,6 @@ static size_t skip_blanks(const char *s, size_t at, size_t len)
     return at;
 }
 
-static size_t skip_digits(const char *s, size_t at, size_t len)
-{
-    while (at < len && s[at] >= '0' && s[at] <= '9')
-        at++;
-    return at;
-}
-
-/* Reads a decimal number at the start of s[len]: its length, 0 if there is none. Stricter than
- * the C library: no inf, nan or hexadecimal. */
-static size_t read_number(const char *s, size_t len, double *out)
-{
-    char copy[64];
-    size_t at = 0;
-    if (at < len && (s[at] == '+' || s[at] == '-'))
-        at++;
-    size_t first = at;
-    at = skip_digits(s, at, len);
-    size_t digits = at - first;
-    if (at < len && s[at] == '.') {
-        size_t point = at;
-        at = skip_digits(s, at + 1, len);
-        digits += at - point - 1;
-    }
-    if (digits == 0)
-        return 0;
-    if (at < len && (s[at] == 'e' || s[at] == 'E')) {
-        size_t exponent = at + 1;
-        if (exponent < len && (s[exponent] == '+' || s[exponent] == '-'))
-            exponent++;
-        size_t end = skip_digits(s, exponent, len);
-        at = end > exponent ? end : at;
-    }
-    if (at >= sizeof copy)
-        return 0;
-    size_t plus = s[0] == '+' ? 1 : 0;
-    memcpy(copy, s + plus, at - plus);
-    copy[at - plus] = '\0';
-    return str_to_double(copy, out) && isfinite(*out) ? at : 0;
-}
-
-static kron_status copy_text(struct arena *mem, const char *s, size_t len, const char **out)
-{
-    char *copy = arena_alloc(mem, len + 1);
-    if (copy == NULL)
-        return mem->status;
-    if (len > 0)
-        memcpy(copy, s, len);
-    *out = copy;
-    return KRON_OK;
-}
-
 /* --- tags --- */
 
 struct adapter_list {
@@ -79,29 +28,6 @@ struct adapter_list {
     size_t n, cap;
     struct arena *mem;
 };
-
-/* Names the tag, cut to what fits on a line: at a control character, not inside a character. */
-static kron_status tag_error(kron_status status, const char *tag, size_t len, const char *why)
-{
-    size_t shown = 0;
-    while (shown < len && shown < 80 && (uint8_t)tag[shown] >= ' ')
-        shown++;
-    while (shown > 0 && shown < len && ((uint8_t)tag[shown] & 0xc0) == 0x80)
-        shown--;
-    const char *more = shown < len ? "..." : "";
-    return err_set(status, "prompt: tag '%.*s%s': %s", (int)shown, tag, more, why);
-}
-
-static bool equal_ignoring_case(const char *s, size_t len, const char *lower)
-{
-    size_t i = 0;
-    for (; i < len && lower[i] != '\0'; i++) {
-        char c = s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] - 'A' + 'a') : s[i];
-        if (c != lower[i])
-            return false;
-    }
-    return i == len && lower[i] == '\0';
-}
 
 /* The length of "<KIND:" at the start of s, 0 if it is none of the kinds known. */
 static size_t tag_opening(const char *s, size_t len, bool *is_hypernet)
@@ -113,50 +39,22 @@ static size_t tag_opening(const char *s, size_t len, bool *is_hypernet)
         end++;
     if (end == len || s[end] != ':')
         return 0;
-    *is_hypernet = equal_ignoring_case(s + 1, end - 1, "hypernet");
-    bool known = *is_hypernet || equal_ignoring_case(s + 1, end - 1, "lora") ||
-                 equal_ignoring_case(s + 1, end - 1, "lyco");
+    *is_hypernet = prompt_is_word(s + 1, end - 1, "hypernet");
+    bool known = *is_hypernet || prompt_is_word(s + 1, end - 1, "lora") ||
+                 prompt_is_word(s + 1, end - 1, "lyco");
     return known ? end + 1 : 0;
 }
 
-struct strengths {
-    double positional[2], te, unet;
-    int n_positional;
-    bool has_te, has_unet;
-};
-
-/* One field after the name: a strength, or te= or unet= and a strength. */
-static kron_status read_field(struct strengths *f, const char *s, size_t len, const char *tag,
-                              size_t tag_len)
+static kron_status tag_error(kron_status status, const char *tag, size_t len, const char *why)
 {
-    const char *equals = memchr(s, '=', len);
-    size_t key_len = equals == NULL ? 0 : (size_t)(equals - s);
-    size_t at = equals == NULL ? 0 : key_len + 1;
-    double *to = NULL;
-    if (equals == NULL) {
-        if (f->n_positional == 2)
-            return tag_error(KRON_ERR_ARGUMENT, tag, tag_len, "more than two strengths");
-        to = &f->positional[f->n_positional++];
-    } else if (equal_ignoring_case(s, key_len, "te")) {
-        f->has_te = true;
-        to = &f->te;
-    } else if (equal_ignoring_case(s, key_len, "unet")) {
-        f->has_unet = true;
-        to = &f->unet;
-    } else {
-        return tag_error(KRON_ERR_UNSUPPORTED, tag, tag_len,
-                         "the only named fields are te= and unet=");
-    }
-    at = skip_blanks(s, at, len);
-    size_t used = read_number(s + at, len - at, to);
-    if (used == 0 || skip_blanks(s, at + used, len) != len || fabs(*to) > FLT_MAX)
-        return tag_error(KRON_ERR_ARGUMENT, tag, tag_len, "a strength is not a number");
-    return KRON_OK;
+    struct tag_text t = {"prompt: tag", tag, len};
+    return prompt_tag_error(status, &t, why);
 }
 
-static kron_status add_adapter(struct adapter_list *list, const char *name, size_t name_len,
-                               const struct strengths *f)
+/* Reads a tag whose opening is `opening` bytes long and whose text, > included, is tag[len]. */
+static kron_status read_tag(struct adapter_list *list, const char *tag, size_t len, size_t opening)
 {
+    struct tag_text t = {"prompt: tag", tag, len};
     if (list->n == list->cap) {
         void *p = list->items;
         size_t cap = list->cap ? list->cap * 2 : 8;
@@ -164,39 +62,10 @@ static kron_status add_adapter(struct adapter_list *list, const char *name, size
         list->items = p;
         list->cap = cap;
     }
-    struct prompt_adapter *a = &list->items[list->n];
-    KRON_TRY(copy_text(list->mem, name, name_len, &a->name));
-    a->te_strength = f->n_positional > 0 ? f->positional[0] : 1;
-    a->te_strength = f->has_te ? f->te : a->te_strength;
-    a->unet_strength = f->n_positional > 1 ? f->positional[1] : a->te_strength;
-    a->unet_strength = f->has_unet ? f->unet : a->unet_strength;
+    KRON_TRY(prompt_tag_read(list->mem, &t, tag + opening, len - opening - 1,
+                             &list->items[list->n]));
     list->n++;
     return KRON_OK;
-}
-
-/* Reads a tag whose opening is `opening` bytes long and whose text, > included, is tag[len]. */
-static kron_status read_tag(struct adapter_list *list, const char *tag, size_t len, size_t opening)
-{
-    struct strengths fields = {0};
-    const char *end = tag + len - 1, *name = tag + opening;
-    const char *colon = memchr(name, ':', (size_t)(end - name));
-    const char *name_end = colon == NULL ? end : colon;
-    while (name < name_end && is_blank(*name))
-        name++;
-    while (name < name_end && is_blank(name_end[-1]))
-        name_end--;
-    size_t name_len = (size_t)(name_end - name);
-    if (name_len == 0)
-        return tag_error(KRON_ERR_ARGUMENT, tag, len, "no name");
-    if (memchr(name, '\0', name_len) != NULL)
-        return tag_error(KRON_ERR_ARGUMENT, tag, len, "a NUL in the name");
-    while (colon != NULL) {
-        const char *field = colon + 1;
-        colon = memchr(field, ':', (size_t)(end - field));
-        size_t field_len = (size_t)((colon == NULL ? end : colon) - field);
-        KRON_TRY(read_field(&fields, field, field_len, tag, len));
-    }
-    return add_adapter(list, name, name_len, &fields);
 }
 
 /* Collects the tags of s[len] and adds all else to `rest`. */
@@ -284,7 +153,7 @@ static size_t read_weight(const char *s, size_t len, double *weight)
     if (len == 0 || s[0] != ':')
         return 0;
     size_t at = skip_blanks(s, 1, len);
-    size_t used = read_number(s + at, len - at, weight);
+    size_t used = prompt_number(s + at, len - at, weight);
     if (used == 0)
         return 0;
     at = skip_blanks(s, at + used, len);
@@ -403,7 +272,7 @@ static kron_status join_pieces(struct prompt *out, const struct reader *r)
         if (!(fabs(weight) <= FLT_MAX))
             return err_set(KRON_ERR_ARGUMENT, "prompt: a weight of %g is out of range", weight);
         struct prompt_segment *s = &segments[out->n_segments++];
-        KRON_TRY(copy_text(&out->mem, str_get(&r->text) + p->begin, len, &s->text));
+        KRON_TRY(prompt_copy(&out->mem, str_get(&r->text) + p->begin, len, &s->text));
         s->len = len;
         s->weight = weight;
         s->is_break = p->is_break;
@@ -451,4 +320,10 @@ void prompt_free(struct prompt *p)
 {
     arena_free(&p->mem);
     *p = (struct prompt){0};
+}
+
+kron_status prompt_read_adapter(struct prompt_adapter *out, struct arena *mem, const char *text)
+{
+    struct tag_text t = {"adapter", text, strlen(text)};
+    return prompt_tag_read(mem, &t, text, t.len, out);
 }

@@ -8,9 +8,10 @@
  *   closed reaches to the end
  *   BREAK   a word of its own: what follows starts a new window. Here also inside brackets,
  *           where A1111 takes it for text
- *   <lora:NAME>  <lora:NAME:S>  <lora:NAME:TE:UNET>, fields te=S and unet=S anywhere after the
+ *   <lora:NAME>  <lora:NAME:S>  <lora:NAME:TE:UNET>, with fields KEY=VALUE anywhere after the
  *           name; <lyco:...> is the same. Without a UNet strength it is the text encoder's,
- *           without that 1. Removed from the text before the rest is read
+ *           without that 1. Removed from the text before the rest is read. Keys (docs/adapters.md
+ *           says more): te unet lbw start stop step scale mask region
  *
  * Not here: prompt editing [a:b:0.5], alternation [a|b], AND. They are read as weights and text. */
 #ifndef MODEL_PROMPT_H
@@ -24,9 +25,24 @@ struct prompt_segment {
     bool is_break;
 };
 
+struct prompt_point {
+    double at, factor;
+};
+
+/* Numbers are finite floats. Texts are as in the tag, blanks at their ends left out. */
 struct prompt_adapter {
-    const char *name; /* as in the tag: not a checked path */
+    const char *name; /* not a checked path */
     double te_strength, unet_strength;
+    const char *blocks; /* of lbw=; NULL: none */
+    /* Of the UNet's strength over the steps, as struct adapter_steps. */
+    double start, stop; /* stop 0: to the end */
+    bool in_numbers;    /* start and stop are steps, from 1; else shares */
+    const struct prompt_point *points; /* places do not fall */
+    size_t n_points;
+    bool points_in_numbers;
+    double scale;     /* 0: the file's */
+    const char *mask; /* name of a picture, not a checked path; NULL: none */
+    double region[4]; /* left, top, right, bottom, shares of the image; all 0: none */
 };
 
 /* Owns all it points to; read-only after prompt_parse(). */
@@ -41,8 +57,11 @@ struct prompt {
 /* Reads `len` bytes of UTF-8, not kept. On failure *out is {0}.
  * Returns KRON_ERR_ARGUMENT for a malformed tag, for brackets over 256 deep, for a weight that is
  * no finite float and for a text over TOK_TEXT_MAX_BYTES; KRON_ERR_UNSUPPORTED for a tag's field
- * that Kron does not have (dyn=, lbw=) and for <hypernet:...>; KRON_ERR_MEMORY. */
+ * that Kron does not have (dyn=, lbwe=) and for <hypernet:...>; KRON_ERR_MEMORY. */
 kron_status prompt_parse(struct prompt *out, const char *utf8, size_t len);
+/* One adapter as text, without the brackets: FILE[:STRENGTH[:UNET]][:KEY=VALUE...]. What `out`
+ * points to lives in `mem`. */
+kron_status prompt_read_adapter(struct prompt_adapter *out, struct arena *mem, const char *text);
 void prompt_free(struct prompt *p); /* {0} is fine */
 
 /* A prompt cut into windows of up to TOK_WINDOW_TEXT ids. There is at least one window. */

@@ -123,7 +123,7 @@ static kron_status add_bundled(struct collector *c)
 
     for (size_t i = 0; i < l->n; i++) {
         const struct adapter_file *f = l->at[i].adapter->file;
-        if (l->at[i].te_strength == 0 && l->at[i].unet_strength == 0)
+        if (l->at[i].u.te_strength == 0 && l->at[i].u.unet_strength == 0)
             continue;
         for (int k = 0; k < adapter_embedding_count(f); k++)
             if (is_wanted(c, adapter_embedding(f, k)->word))

@@ -135,7 +135,7 @@ static kron_status run(struct be_device *d, const struct one_layer *o, struct gr
     struct be_plan *plan = NULL;
     struct be_buf *bind[2] = {NULL, NULL};
     const struct delta_set *set = o->set ? adapter_set_deltas(o->set) : NULL;
-    float strengths[16];
+    float strengths[8 * ADAPTER_SLOTS];
     size_t nx = (size_t)gr_elements(g->values[g->ops[0].in[0]].shape) * 4;
     size_t ny = (size_t)gr_elements(g->values[g->ops[0].out].shape) * 4;
 

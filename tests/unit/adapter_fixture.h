@@ -300,7 +300,7 @@ static inline void fx_check_module(struct fx_file *file, struct fx_one *o, const
         fail_msg("%s: %s", what, kron_error_detail());
     list = delta_set_list(adapter_set_deltas(set), &o->layer);
     assert_int_equal(list.n, 1);
-    assert_int_equal(list.at[0].strength, 1);
+    assert_int_equal(list.at[0].strength, adapter_slot(&o->layer));
     got = fx_change(set, &o->layer, 0.5f);
     for (int64_t i = 0; i < n; i++)
         want[i] *= 0.5;
