@@ -46,7 +46,7 @@ static void all_blocks_at_0_are_plain(void **state)
     kron_image image = draw_with(KRON_APPLY_AUTO, use, 1, &j);
 
     (void)state;
-    expect_rounding(&image, &plain);
+    assert_true(same(&image, &plain));
     kron_image_free(&image);
 }
 
@@ -138,7 +138,7 @@ static void an_adapter_that_never_starts_is_plain(void **state)
     (void)state;
     for (int i = 0; i < 3; i++) {
         kron_image image = draw_with(KRON_APPLY_AUTO, &never[i], 1, &j);
-        expect_rounding(&image, &plain);
+        assert_true(same(&image, &plain));
         kron_image_free(&image);
     }
 }

@@ -243,12 +243,12 @@ static void conv_run(struct cpu_call *c)
 
     wpass_prepare(c, &o->w);
     memset(cpu_scratch(c, o->conv->zeros_at), 0, (size_t)c->xs.c * sizeof(float));
-    if (delta_turns(&o->w)) {
+    if (delta_turns(&o->w) && delta_active(c)) {
         run_turned(c, bias);
         return;
     }
     run_blocks(c, bias);
-    if (delta_on_rows(&o->w))
+    if (delta_active(c))
         run_deltas(c);
 }
 

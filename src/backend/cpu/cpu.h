@@ -164,6 +164,8 @@ const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int
 
 /* True if some delta is applied to activations, or turns the product. */
 bool delta_on_rows(const struct wsource *w);
+/* The same at the strengths of this run: without any the op runs as if it had no deltas. */
+bool delta_active(const struct cpu_call *c);
 bool delta_turns(const struct wsource *w);
 /* Takes scratch for adding the op's deltas to y[.., out]. */
 void delta_compile(struct be_plan *p, struct cpu_op *o);

@@ -109,6 +109,16 @@ bool delta_on_rows(const struct wsource *w)
     return false;
 }
 
+bool delta_active(const struct cpu_call *c)
+{
+    const struct wsource *w = &c->o->w;
+
+    for (int i = 0; i < w->n; i++)
+        if (on_rows(&w->at[i]) && delta_strength(&w->at[i].d, c->strengths) != 0)
+            return true;
+    return false;
+}
+
 bool delta_turns(const struct wsource *w)
 {
     for (int i = 0; i < w->n; i++)

@@ -129,7 +129,7 @@ static void linear_run(struct cpu_call *c)
     const struct cpu_op *o = c->o;
     const float *bias = cpu_bias(c), *res = c->x[1];
     int64_t m = rows_of(c->xs), out = o->w.out;
-    bool deltas = delta_on_rows(&o->w), raw = deltas && c->op->act != ACT_NONE;
+    bool deltas = delta_active(c), raw = deltas && c->op->act != ACT_NONE;
 
     wpass_prepare(c, &o->w);
     if (m <= FEW_ROWS && !deltas) {
@@ -138,7 +138,7 @@ static void linear_run(struct cpu_call *c)
         finish(c, c->y, temp, out, bias, res, m, 0, out);
         return;
     }
-    if (o->by_rows) {
+    if (o->by_rows && deltas) {
         for (int64_t at = 0; at < m; at += o->m_chunk)
             linear_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
         return;
@@ -173,18 +173,18 @@ static kron_status linear_compile(struct be_plan *p, struct cpu_op *o)
     int64_t m = rows_of(gr_shape_of(p->g, op->in[0])), k = op->layer->in, out = op->layer->out;
 
     KRON_TRY(wpass_compile(p, o, op->layer, op->route));
-    bool deltas = delta_on_rows(&o->w), few = m <= FEW_ROWS && !deltas;
+    bool deltas = delta_on_rows(&o->w), few = m <= FEW_ROWS;
     bool through = o->res_in_place && op->act != ACT_NONE;
     take_threads(p, o, few ? (size_t)(FEW_STEP * k) * 4 : 0);
     o->m_chunk = m;
-    if (few) {
-        o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
-        return KRON_OK;
-    }
     o->by_rows = delta_turns(&o->w) || (deltas && through);
+    if (few)
+        o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
+    if (few && !deltas)
+        return KRON_OK;
     o->block = block_rows(out, k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(o->block * k) * 4);
-    if (o->by_rows || through)
+    if (!few && (o->by_rows || through))
         take_temp(o, m, o->by_rows ? out : o->block);
     if (deltas)
         delta_compile(p, o);
@@ -253,7 +253,7 @@ static void geglu_run(struct cpu_call *c)
         memset(zero, 0, (size_t)o->w.out * sizeof *zero);
         bias = zero;
     }
-    if (delta_on_rows(&o->w))
+    if (delta_active(c))
         for (int64_t at = 0; at < m; at += o->m_chunk)
             geglu_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
     else
