@@ -2,7 +2,8 @@
  * Singular values, by one-sided Jacobi rotations on small matrices and orthogonal bases of large
  * ones. Columns are kept as rows here ("columns" of n numbers one after the other), so that every
  * inner loop runs along memory. */
-#include "convert/mat.h"
+#include "convert/svd.h"
+#include "tensor/mat.h"
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The linear algebra of the converters, on matrices whose answer is known by construction. */
-#include "convert/mat.h"
+#include "convert/svd.h"
+#include "tensor/mat.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Products of matrices, for work that is done once per layer. */
-#include "convert/mat.h"
+#include "tensor/mat.h"
 #include <string.h>
 
 enum { ROWS = 16, COLS = 512 }; /* of a tile: a row of c stays in the first cache */

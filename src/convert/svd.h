@@ -1,19 +1,10 @@
 /* SPDX-License-Identifier: MIT
- * convert/mat.h - the few pieces of linear algebra that changing an adapter's form needs.
- * Matrices are row-major f32 without gaps; sums of products are f32, orthogonalisation and small
- * decompositions double. Threads are OpenMP's. */
-#ifndef CONVERT_MAT_H
-#define CONVERT_MAT_H
+ * convert/svd.h - singular values and the nearest Kronecker product: what changing an adapter's
+ * form needs. Matrices are row-major f32; orthogonal bases and small decompositions are made in
+ * double. */
+#ifndef CONVERT_SVD_H
+#define CONVERT_SVD_H
 #include "base/base.h"
-
-/* c[m, n] = a b, or with `add` c += a b. Element (i, q) of a is a[i * a_row + q * a_col], so that
- * a transposed matrix needs no copy; b[k, n]. */
-void mat_mul(const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t m, int64_t k,
-             int64_t n, float *c, bool add);
-double mat_norm2(const float *a, int64_t n); /* sum of squares */
-/* |a b|^2 of a[m, r], b[r, n] by their Gram matrices: the product is not made. */
-kron_status mat_product_norm2(const float *a, const float *b, int64_t m, int64_t r, int64_t n,
-                              double *out);
 
 /* The k largest singular values and their vectors: A ~ u diag(s) v'. */
 struct svd {
