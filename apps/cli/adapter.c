@@ -20,9 +20,7 @@ static bool has_model(const struct options *o)
 int run_adapter_info(struct options *o)
 {
     kron_model_params files = model_files(o);
-    for (int i = 0; i < o->inputs.n; i++)
-        complain("--input %s has no effect here: name the file alone", o->inputs.at[i]);
-    if (o->files.n != 1 || o->inputs.n > 0) {
+    if (o->files.n != 1) {
         complain("--mode adapter_info needs one adapter file, and has %d", o->files.n);
         return EXIT_USAGE;
     }

@@ -49,6 +49,8 @@ kron_status store_add_file(struct store *s, const char *tag, const char *path);
 kron_status store_add_folder(struct store *s, const char *path);
 bool store_has_tag(const struct store *s, const char *tag);
 const struct tensor *store_find(const struct store *s, const char *tag, const char *name);
+/* The latest source of `tag`; NULL if there is none. */
+const struct st_file *store_file(const struct store *s, const char *tag);
 const char *store_meta(const struct store *s, const char *tag, const char *key);
 /* A value from the config.json beside a diffusers part: numbers, booleans and strings as text,
  * arrays as JSON text; NULL if absent. "scheduler" is a tag for this only. */

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT
+ * Adapters baked into a checkpoint, tensor by tensor. */
+#include "convert/convert.h"
+#include "convert/metadata.h"
+#include <math.h>
+#include <string.h>
+
+struct baking {
+    const struct bake_job *job;
+    const float *strengths;
+    int *first, *next; /* layers with deltas by the tensor that holds their weight; -1: none */
+    struct tensor *out; /* the header's */
+    struct file_writer writer;
+    int n_changed;
+};
+
+/* The tensor of the checkpoint that a layer's weight is, or lies in. */
+static int64_t tensor_of(const struct st_file *st, const struct layer *l)
+{
+    int64_t low = 0, high = st_count(st) - 1;
+
+    while (low < high) { /* tensors are in the order of their data */
+        int64_t mid = (low + high + 1) / 2;
+        if ((uintptr_t)st_at(st, mid)->data <= (uintptr_t)l->weight.data)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    const struct tensor *t = st_at(st, low);
+    const char *begin = t->data, *at = l->weight.data;
+    return at >= begin && at + l->weight.bytes <= begin + t->bytes ? low : -1;
+}
+
+static kron_status find_layers(struct baking *b)
+{
+    const struct layer_table *layers = b->job->layers;
+    const struct st_file *st = b->job->checkpoint;
+
+    for (int64_t i = 0; i < st_count(st); i++)
+        b->first[i] = -1;
+    for (int i = 0; i < layers->n; i++) {
+        const struct layer *l = layers->at[i];
+        if (delta_set_list(adapter_set_deltas(b->job->set), l).n == 0)
+            continue;
+        int64_t t = tensor_of(st, l);
+        if (t < 0)
+            return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer %s is not in this file",
+                           st_path(st), l->name);
+        b->next[i] = b->first[t];
+        b->first[t] = i;
+    }
+    return KRON_OK;
+}
+
+/* f8 has three bits of mantissa at most: enough for the many weights of a sum, not for a bias. */
+static enum dtype out_type(const struct baking *b, const struct tensor *t)
+{
+    enum dtype want = dtype_of(b->job->params->type, t->type);
+    bool f8 = want == DT_F8_E4M3 || want == DT_F8_E5M2;
+
+    return !dtype_is_float(t->type) || (f8 && t->n_dims < 2) ? t->type : want;
+}
+
+static void plan(struct baking *b)
+{
+    const struct st_file *st = b->job->checkpoint;
+
+    for (int64_t i = 0; i < st_count(st); i++) {
+        b->out[i] = *st_at(st, i);
+        b->out[i].type = out_type(b, st_at(st, i));
+        b->out[i].bytes = dtype_bytes(b->out[i].type, tensor_elements(&b->out[i]));
+        b->out[i].data = NULL;
+    }
+}
+
+/* Numbers that fit f32 and not the type must not become infinite in silence. */
+static kron_status put_numbers(struct baking *b, const struct tensor *out, const float *x,
+                               int64_t n)
+{
+    enum { CHUNK = 1 << 16 };
+    int64_t lost = 0;
+    void *bytes;
+
+    KRON_TRY(mem_alloc(&bytes, dtype_bytes(out->type, n), "a tensor"));
+#pragma omp parallel for schedule(dynamic) reduction(+ : lost)
+    for (int64_t at = 0; at < n; at += CHUNK) {
+        int64_t some = n - at < CHUNK ? n - at : CHUNK;
+        struct tensor t = {.data = bytes, .type = out->type};
+        float back[1024];
+        tensor_encode(out->type, x + at, some, (char *)bytes + dtype_bytes(out->type, at));
+        for (int64_t i = 0; i < some; i += 1024) {
+            int64_t m = some - i < 1024 ? some - i : 1024;
+            tensor_decode(&t, at + i, m, back);
+            for (int64_t q = 0; q < m; q++)
+                lost += !isfinite(back[q]) && isfinite(x[at + i + q]);
+        }
+    }
+    kron_status status =
+        lost == 0 ? writer_put(&b->writer, bytes, dtype_bytes(out->type, n))
+                  : err_set(KRON_ERR_ARGUMENT, "tensor '%s': %lld of its numbers are too large for "
+                            "%s", out->name, (long long)lost, dtype_info(out->type)->name);
+    mem_free(bytes);
+    return status;
+}
+
+static kron_status put_changed(struct baking *b, int64_t i, float *x)
+{
+    const struct tensor *t = st_at(b->job->checkpoint, i);
+    const struct delta_set *deltas = adapter_set_deltas(b->job->set);
+
+    tensor_decode(t, 0, tensor_elements(t), x);
+    for (int id = b->first[i]; id >= 0; id = b->next[id]) {
+        const struct layer *l = b->job->layers->at[id];
+        size_t at = (size_t)((const char *)l->weight.data - (const char *)t->data) /
+                    (size_t)dtype_info(t->type)->bytes;
+        KRON_TRY(effective_weight(l, delta_set_list(deltas, l), b->strengths, x + at));
+    }
+    b->n_changed++;
+    return put_numbers(b, &b->out[i], x, tensor_elements(t));
+}
+
+static kron_status put_tensor(struct baking *b, int64_t i)
+{
+    const struct tensor *t = st_at(b->job->checkpoint, i);
+    float *x;
+
+    if (t->bytes == 0)
+        return KRON_OK;
+    if (b->first[i] < 0 && b->out[i].type == t->type)
+        return writer_put(&b->writer, t->data, t->bytes);
+    KRON_TRY(mem_floats(&x, tensor_elements(t), "a tensor"));
+    kron_status status;
+    if (b->first[i] >= 0) {
+        status = put_changed(b, i, x);
+    } else {
+        tensor_decode(t, 0, tensor_elements(t), x);
+        status = put_numbers(b, &b->out[i], x, tensor_elements(t));
+    }
+    mem_free(x);
+    return status;
+}
+
+static kron_status write_all(struct baking *b)
+{
+    const struct st_file *st = b->job->checkpoint;
+    struct metadata meta = {0};
+    struct str made = {0};
+    kron_status status = metadata_keep(&meta, st, NULL, 0);
+
+    metadata_sources(b->job->uses, b->job->params->n_adapters, &made);
+    if (status == KRON_OK && made.status != KRON_OK)
+        status = made.status;
+    if (status == KRON_OK && made.len > 0)
+        status = metadata_add(&meta, "kron.baked", str_get(&made));
+    if (status == KRON_OK)
+        status = st_write_header(&b->writer, b->job->params->output, b->out, st_count(st), meta.at,
+                                 meta.n);
+    for (int64_t i = 0; i < st_count(st) && status == KRON_OK; i++)
+        status = put_tensor(b, i);
+    if (status == KRON_OK)
+        status = writer_commit(&b->writer);
+    writer_fini(&b->writer);
+    metadata_free(&meta);
+    str_free(&made);
+    return status;
+}
+
+static kron_status run(struct baking *b)
+{
+    int64_t n = st_count(b->job->checkpoint);
+    float *strengths;
+
+    KRON_TRY(mem_alloc_n((void **)&b->first, (size_t)n, sizeof *b->first, "a checkpoint"));
+    KRON_TRY(mem_alloc_n((void **)&b->next, (size_t)b->job->layers->n, sizeof *b->next,
+                         "a checkpoint"));
+    KRON_TRY(mem_alloc_n((void **)&b->out, (size_t)n, sizeof *b->out, "a checkpoint"));
+    KRON_TRY(mem_floats(&strengths, adapter_set_deltas(b->job->set)->n_strengths, "strengths"));
+    adapter_set_get_strengths(b->job->set, strengths);
+    b->strengths = strengths;
+    kron_status status = find_layers(b);
+    if (status == KRON_OK) {
+        plan(b);
+        status = write_all(b);
+    }
+    mem_free(strengths);
+    return status;
+}
+
+kron_status bake(const struct bake_job *job, struct str *report)
+{
+    enum { SKIPS = 20 };
+    struct baking b = {.job = job};
+    double start = clock_seconds();
+    kron_status status = run(&b);
+
+    mem_free(b.first);
+    mem_free(b.next);
+    mem_free(b.out);
+    KRON_TRY(status);
+    for (int i = 0; i < adapter_set_count(job->set); i++)
+        adapter_report_text(adapter_set_report(job->set, i), SKIPS, report);
+    str_addf(report, "changed %d of %lld tensors in %.1f s\n", b.n_changed,
+             (long long)st_count(job->checkpoint), clock_seconds() - start);
+    return report->status;
+}
