@@ -50,16 +50,23 @@ double mat_norm2(const float *a, int64_t n)
     return sum;
 }
 
-/* g[r, r] = sum over rows of x x', where element q of row i is x[i * row + q * col]. */
-static void gram(const float *x, int64_t row, int64_t col, int64_t n, int64_t r, double *g)
+/* g[r, r] = a'a of a[n, r], or with `across` b b' of b[r, n]. */
+static void gram(const float *x, int64_t n, int64_t r, bool across, double *g)
 {
-#pragma omp parallel for schedule(dynamic) if (n * r * r > 100000)
-    for (int64_t p = 0; p < r; p++)
+    for (int64_t i = 0; i < n && !across; i++)
+        for (int64_t p = 0; p < r; p++)
+            for (int64_t q = 0; q <= p; q++)
+                g[p * r + q] += (double)x[i * r + p] * x[i * r + q];
+    for (int64_t p = 0; p < r && across; p++)
         for (int64_t q = 0; q <= p; q++) {
-            double sum = 0;
-            for (int64_t i = 0; i < n; i++)
-                sum += (double)x[i * row + p * col] * x[i * row + q * col];
-            g[p * r + q] = g[q * r + p] = sum;
+            double sum[4] = {0};
+            int64_t i = 0;
+            for (; i + 4 <= n; i += 4)
+                for (int k = 0; k < 4; k++)
+                    sum[k] += (double)x[p * n + i + k] * x[q * n + i + k];
+            for (; i < n; i++)
+                sum[0] += (double)x[p * n + i] * x[q * n + i];
+            g[p * r + q] = sum[0] + sum[1] + (sum[2] + sum[3]);
         }
 }
 
@@ -69,11 +76,12 @@ kron_status mat_product_norm2(const float *a, const float *b, int64_t m, int64_t
     double *g;
 
     KRON_TRY(mem_alloc_n((void **)&g, 2 * (size_t)(r * r), sizeof *g, "a Gram matrix"));
-    gram(a, r, 1, m, r, g);
-    gram(b, 1, n, n, r, g + r * r);
+    gram(a, m, r, false, g);
+    gram(b, n, r, true, g + r * r);
     *out = 0;
-    for (int64_t i = 0; i < r * r; i++)
-        *out += g[i] * g[r * r + i];
+    for (int64_t p = 0; p < r; p++)
+        for (int64_t q = 0; q <= p; q++) /* the lower halves; what is off the diagonal counts twice */
+            *out += (p == q ? 1 : 2) * g[p * r + q] * g[r * r + p * r + q];
     mem_free(g);
     return KRON_OK;
 }
