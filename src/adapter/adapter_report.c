@@ -49,7 +49,8 @@ void adapter_report_text(const struct adapter_report *r, int max_skips, struct s
         str_addf(out, "; brings the word%s %s", r->n_embeddings > 1 ? "s" : "", r->embeddings);
     str_add(out, "\n");
     if (r->change.n > 0)
-        str_addf(out, "  changes weights by %.2g of their size (median of %d layers; %.2g to %.2g)\n",
+        str_addf(out,
+                 "  changes weights by %.2g of their size (median of %d layers; %.2g to %.2g)\n",
                  r->change.median, r->change.n, r->change.min, r->change.max);
     for (int i = 0; i < r->n_warnings; i++)
         str_addf(out, "  warning: %s\n", r->warnings[i]);

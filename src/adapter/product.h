@@ -8,10 +8,10 @@
 /* Factors of one delta, decoded. Those that its form lacks are NULL. */
 struct product {
     const struct delta *d;
-    int64_t rows, k;      /* D[rows, k] */
-    float *a, *b;         /* low rank: [rows, r], [r, k]; Hadamard; a low-rank w2: [vp, r], [r, m] */
-    float *c, *e;         /* Hadamard: the second pair */
-    float *w1, *w2;       /* Kronecker; w2 multiplied out if it is low rank */
+    int64_t rows, k; /* D[rows, k] */
+    float *a, *b;   /* low rank, Hadamard: [rows, r], [r, k]; a low-rank w2: [vp, r], [r, m] */
+    float *c, *e;   /* Hadamard: the second pair */
+    float *w1, *w2; /* Kronecker; w2 multiplied out if it is low rank */
 };
 
 /* True for deltas that only add s c D, D one of the four products: what the functions here take. */

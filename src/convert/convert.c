@@ -147,19 +147,20 @@ static kron_status put_made(const struct converting *c, const struct layer *l, s
     return status;
 }
 
-/* A failure in a thread of its own, whose sentence has to be taken along. */
+/* The first failure of several threads, with its sentence, which only its own thread has. Read
+ * when they have ended. */
 struct failure {
+    bool taken;
     kron_status status;
     char text[400];
 };
 
 static void fail(struct failure *f, kron_status status)
 {
-#pragma omp critical(convert_failure)
-    if (f->status == KRON_OK) {
-        f->status = status;
-        snprintf(f->text, sizeof f->text, "%s", kron_error_detail());
-    }
+    if (__atomic_exchange_n(&f->taken, true, __ATOMIC_RELAXED))
+        return;
+    f->status = status;
+    snprintf(f->text, sizeof f->text, "%s", kron_error_detail());
 }
 
 static kron_status make_layer(struct converting *c, int i)

@@ -80,7 +80,7 @@ kron_status mat_product_norm2(const float *a, const float *b, int64_t m, int64_t
     gram(b, n, r, true, g + r * r);
     *out = 0;
     for (int64_t p = 0; p < r; p++)
-        for (int64_t q = 0; q <= p; q++) /* the lower halves; what is off the diagonal counts twice */
+        for (int64_t q = 0; q <= p; q++) /* lower halves: off the diagonal all counts twice */
             *out += (p == q ? 1 : 2) * g[p * r + q] * g[r * r + p * r + q];
     mem_free(g);
     return KRON_OK;

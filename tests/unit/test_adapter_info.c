@@ -258,9 +258,11 @@ static void training_is_told(void **state)
 {
     struct str text = {0};
     json_t *doc = info_of(
-        "{\"ss_tag_frequency\":\"{\\\"a\\\":{\\\"cat\\\":5,\\\"hat\\\":7},\\\"b\\\":{\\\"cat\\\":4}}\","
+        "{\"ss_tag_frequency\":\"{\\\"a\\\":{\\\"cat\\\":5,\\\"hat\\\":7},"
+        "\\\"b\\\":{\\\"cat\\\":4}}\","
         "\"ss_dataset_dirs\":\"{\\\"10_cat\\\":{\\\"n_repeats\\\":10,\\\"img_count\\\":20}}\","
-        "\"modelspec.trigger_phrase\":\"neoncat\",\"trainedWords\":\"[\\\"neoncat\\\",\\\"glow\\\"]\","
+        "\"modelspec.trigger_phrase\":\"neoncat\","
+        "\"trainedWords\":\"[\\\"neoncat\\\",\\\"glow\\\"]\","
         "\"ss_base_model_version\":\"sd_v1\",\"ss_steps\":\"1200\",\"ss_epoch\":\"None\"}",
         &text);
     json_t *tags = json_object_get(doc, "tags"), *first = json_array_get(tags, 0);

@@ -340,7 +340,8 @@ static void a_config_becomes_an_alpha(void **state)
 
     (void)state;
     fx_one_create(&o, 8, 6, 1, 1, false);
-    fx_add_meta(&file, "{\"lora_adapter_metadata\":\"{\\\"unet.lora_alpha\\\":6,\\\"unet.r\\\":2}\"}");
+    fx_add_meta(&file, "{\"lora_adapter_metadata\":"
+                       "\"{\\\"unet.lora_alpha\\\":6,\\\"unet.r\\\":2}\"}");
     add_lora(&file, "unet.conv_in", &o.layer, 2, 0, &seed);
     struct adapter_file *f = save(&file, "in.safetensors");
     struct adapter_use use = {f, 1, 1};
