@@ -2,6 +2,7 @@
  * How much a file changes: which layers of each block, and by how much of their weights. */
 #include "adapter/family.h"
 #include "adapter/product.h"
+#include "tensor/mat.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,17 +67,48 @@ kron_status adapter_cover(const struct layer_table *layers, const struct bound *
 
 /* --- ratios --- */
 
-static kron_status ratio(const struct delta *d, const struct layer *l, int64_t most, double *out)
+static kron_status change_by_weight(const struct delta *d, const struct layer *l, double *out)
+{
+    struct delta one = *d;
+    struct delta_list list = {1, &one};
+    static const float full_strength = 1;
+    int64_t n = l->out * layer_k(l);
+    float *w;
+
+    one.strength = 0;
+    one.region = NULL;
+    KRON_TRY(mem_floats(&w, n, "a layer's change"));
+    kron_status status = effective_change(l, list, &full_strength, w);
+    *out = sqrt(mat_norm2(w, n));
+    mem_free(w);
+    return status;
+}
+
+static kron_status change_by_factors(const struct delta *d, const struct layer *l, int64_t most,
+                                     double *out)
 {
     struct product p;
-    double w, change;
 
     KRON_TRY(product_open(&p, d, l));
-    kron_status status = product_norm(&p, most, &change);
+    kron_status status = product_norm(&p, most, out);
     product_close(&p);
-    KRON_TRY(status);
+    *out *= fabs((double)d->scale);
+    return status;
+}
+
+/* Products alone, wherever they act, are known by their factors. */
+static bool by_factors(const struct delta *d)
+{
+    return product_has(d) && d->axis == GAIN_NONE && !d->replace;
+}
+
+static kron_status ratio(const struct delta *d, const struct layer *l, int64_t most, double *out)
+{
+    double w, change;
+
+    KRON_TRY(by_factors(d) ? change_by_factors(d, l, most, &change)
+                           : change_by_weight(d, l, &change));
     KRON_TRY(layer_norm(l, most, &w));
-    change *= fabs((double)d->scale);
     *out = change > 0 && w > 0 ? change / w : change > 0 ? INFINITY : 0;
     return KRON_OK;
 }
@@ -102,9 +134,11 @@ kron_status adapter_measure(const struct layer_table *layers, const struct bound
     for (size_t i = 0; i < n; i += step) {
         const struct layer *l = layers->at[bound[i].layer];
         double v;
-        if (!product_has(&bound[i].d) || l->weight.data == NULL)
+        const struct delta *d = &bound[i].d;
+        /* Where not all is looked at there is no time for whole weights. */
+        if (l->weight.data == NULL || !delta_has_weight(d) || (most > 0 && !by_factors(d)))
             continue;
-        KRON_TRY(ratio(&bound[i].d, l, most, &v));
+        KRON_TRY(ratio(d, l, most, &v));
         c->layers[c->n] = (struct adapter_layer_change){l, v};
         sorted[c->n++] = v;
         if (c->largest == NULL || v > c->max) {

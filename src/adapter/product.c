@@ -38,10 +38,16 @@ static kron_status open_factors(struct product *p, const struct delta *d)
     return KRON_OK;
 }
 
+bool product_is_all(const struct delta *d)
+{
+    return product_has(d) && d->axis == GAIN_NONE && d->bias == NULL && d->region == NULL &&
+           !d->replace;
+}
+
 kron_status product_open(struct product *p, const struct delta *d, const struct layer *l)
 {
     KRON_ASSERT(product_has(d));
-    *p = (struct product){.d = d, .rows = l->out, .k = layer_k(l)};
+    *p = (struct product){.d = d, .rows = d->rows, .k = layer_k(l)};
     kron_status status = open_factors(p, d);
     if (status != KRON_OK)
         product_close(p);
@@ -91,6 +97,7 @@ kron_status product_rows(const struct product *p, int64_t row, int64_t n, float 
 {
     int64_t r = p->d->rank;
 
+    row += p->d->from;
     switch (p->d->kind) {
     case DELTA_LOW_RANK:
         mat_mul(p->a + row * r, r, 1, p->b, n, r, p->k, out, false);
@@ -153,12 +160,13 @@ kron_status product_norm(const struct product *p, int64_t most, double *out)
 {
     const struct delta *d = p->d;
 
-    if (d->kind == DELTA_KRON) {
+    if (d->kind == DELTA_KRON && p->rows == d->up * d->vp) {
         *out = sqrt(mat_norm2(p->w1, d->up * d->uq) * mat_norm2(p->w2, d->vp * p->k / d->uq));
         return KRON_OK;
     }
     if (d->kind == DELTA_LOW_RANK) {
-        KRON_TRY(mat_product_norm2(p->a, p->b, p->rows, d->rank, p->k, out));
+        const float *a = p->a + d->from * d->rank;
+        KRON_TRY(mat_product_norm2(a, p->b, p->rows, d->rank, p->k, out));
         *out = sqrt(*out > 0 ? *out : 0);
         return KRON_OK;
     }

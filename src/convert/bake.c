@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Adapters baked into a checkpoint, tensor by tensor. */
+#include "adapter/product.h"
 #include "convert/convert.h"
 #include "convert/metadata.h"
 #include <math.h>
@@ -8,46 +9,65 @@
 struct baking {
     const struct bake_job *job;
     const float *strengths;
-    int *first, *next; /* layers with deltas by the tensor that holds their weight; -1: none */
+    /* Layers with deltas by the tensor that holds their weight, or bias; -1: no (more) layer. */
+    struct holders {
+        int *first, *next;
+    } weight, bias;
+    int n_no_bias; /* layers whose bias would change and that have none */
     struct tensor *out; /* the header's */
     struct file_writer writer;
     int n_changed;
 };
 
-/* The tensor of the checkpoint that a layer's weight is, or lies in. */
-static int64_t tensor_of(const struct st_file *st, const struct layer *l)
+/* The tensor of the checkpoint that a layer's weight or bias is, or lies in; -1: of none. */
+static int64_t tensor_of(const struct st_file *st, const struct tensor *part)
 {
     int64_t low = 0, high = st_count(st) - 1;
 
     while (low < high) { /* tensors are in the order of their data */
         int64_t mid = (low + high + 1) / 2;
-        if ((uintptr_t)st_at(st, mid)->data <= (uintptr_t)l->weight.data)
+        if ((uintptr_t)st_at(st, mid)->data <= (uintptr_t)part->data)
             low = mid;
         else
             high = mid - 1;
     }
     const struct tensor *t = st_at(st, low);
-    const char *begin = t->data, *at = l->weight.data;
-    return at >= begin && at + l->weight.bytes <= begin + t->bytes ? low : -1;
+    uintptr_t begin = (uintptr_t)t->data, at = (uintptr_t)part->data;
+    return at >= begin && at + part->bytes <= begin + t->bytes ? low : -1;
+}
+
+static kron_status hold(const struct baking *b, struct holders *h, const struct layer *l,
+                        const struct tensor *part)
+{
+    int64_t t = tensor_of(b->job->checkpoint, part);
+
+    if (t < 0)
+        return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer %s is not in this file",
+                       st_path(b->job->checkpoint), l->name);
+    h->next[l->id] = h->first[t];
+    h->first[t] = l->id;
+    return KRON_OK;
 }
 
 static kron_status find_layers(struct baking *b)
 {
     const struct layer_table *layers = b->job->layers;
-    const struct st_file *st = b->job->checkpoint;
 
-    for (int64_t i = 0; i < st_count(st); i++)
-        b->first[i] = -1;
+    for (int64_t i = 0; i < st_count(b->job->checkpoint); i++)
+        b->weight.first[i] = b->bias.first[i] = -1;
     for (int i = 0; i < layers->n; i++) {
         const struct layer *l = layers->at[i];
-        if (delta_set_list(adapter_set_deltas(b->job->set), l).n == 0)
-            continue;
-        int64_t t = tensor_of(st, l);
-        if (t < 0)
-            return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer %s is not in this file",
-                           st_path(st), l->name);
-        b->next[i] = b->first[t];
-        b->first[t] = i;
+        struct delta_list list = delta_set_list(adapter_set_deltas(b->job->set), l);
+        bool weight = false, bias = false;
+        for (int k = 0; k < list.n; k++) {
+            weight = weight || delta_has_weight(&list.at[k]);
+            bias = bias || list.at[k].bias != NULL;
+        }
+        if (weight)
+            KRON_TRY(hold(b, &b->weight, l, &l->weight));
+        if (bias && l->bias.data != NULL)
+            KRON_TRY(hold(b, &b->bias, l, &l->bias));
+        b->n_no_bias += bias && l->bias.data == NULL;
     }
     return KRON_OK;
 }
@@ -103,39 +123,47 @@ static kron_status put_numbers(struct baking *b, const struct tensor *out, const
     return status;
 }
 
-static kron_status put_changed(struct baking *b, int64_t i, float *x)
+/* Where in t, of which x are the numbers, a layer's part begins. */
+static float *place(const struct tensor *t, const struct tensor *part, float *x)
+{
+    size_t bytes = (size_t)((const char *)part->data - (const char *)t->data);
+
+    return x + bytes / (size_t)dtype_info(t->type)->bytes;
+}
+
+static kron_status change(struct baking *b, int64_t i, float *x)
 {
     const struct tensor *t = st_at(b->job->checkpoint, i);
     const struct delta_set *deltas = adapter_set_deltas(b->job->set);
 
-    tensor_decode(t, 0, tensor_elements(t), x);
-    for (int id = b->first[i]; id >= 0; id = b->next[id]) {
+    for (int id = b->weight.first[i]; id >= 0; id = b->weight.next[id]) {
         const struct layer *l = b->job->layers->at[id];
-        size_t at = (size_t)((const char *)l->weight.data - (const char *)t->data) /
-                    (size_t)dtype_info(t->type)->bytes;
-        KRON_TRY(effective_weight(l, delta_set_list(deltas, l), b->strengths, x + at));
+        KRON_TRY(effective_weight(l, delta_set_list(deltas, l), b->strengths,
+                                  place(t, &l->weight, x)));
     }
-    b->n_changed++;
-    return put_numbers(b, &b->out[i], x, tensor_elements(t));
+    for (int id = b->bias.first[i]; id >= 0; id = b->bias.next[id]) {
+        const struct layer *l = b->job->layers->at[id];
+        effective_bias(delta_set_list(deltas, l), b->strengths, place(t, &l->bias, x));
+    }
+    return KRON_OK;
 }
 
 static kron_status put_tensor(struct baking *b, int64_t i)
 {
     const struct tensor *t = st_at(b->job->checkpoint, i);
+    bool changed = b->weight.first[i] >= 0 || b->bias.first[i] >= 0;
     float *x;
 
     if (t->bytes == 0)
         return KRON_OK;
-    if (b->first[i] < 0 && b->out[i].type == t->type)
+    if (!changed && b->out[i].type == t->type)
         return writer_put(&b->writer, t->data, t->bytes);
     KRON_TRY(mem_floats(&x, tensor_elements(t), "a tensor"));
-    kron_status status;
-    if (b->first[i] >= 0) {
-        status = put_changed(b, i, x);
-    } else {
-        tensor_decode(t, 0, tensor_elements(t), x);
+    tensor_decode(t, 0, tensor_elements(t), x);
+    kron_status status = changed ? change(b, i, x) : KRON_OK;
+    b->n_changed += changed;
+    if (status == KRON_OK)
         status = put_numbers(b, &b->out[i], x, tensor_elements(t));
-    }
     mem_free(x);
     return status;
 }
@@ -165,19 +193,35 @@ static kron_status write_all(struct baking *b)
     return status;
 }
 
+static kron_status holders_create(struct holders *h, const struct bake_job *job)
+{
+    KRON_TRY(mem_alloc_n((void **)&h->first, (size_t)st_count(job->checkpoint), sizeof *h->first,
+                         "a checkpoint"));
+    return mem_alloc_n((void **)&h->next, (size_t)job->layers->n, sizeof *h->next,
+                       "a checkpoint");
+}
+
+static void holders_free(struct holders *h)
+{
+    mem_free(h->first);
+    mem_free(h->next);
+}
+
 static kron_status run(struct baking *b)
 {
     int64_t n = st_count(b->job->checkpoint);
     float *strengths;
 
-    KRON_TRY(mem_alloc_n((void **)&b->first, (size_t)n, sizeof *b->first, "a checkpoint"));
-    KRON_TRY(mem_alloc_n((void **)&b->next, (size_t)b->job->layers->n, sizeof *b->next,
-                         "a checkpoint"));
+    KRON_TRY(holders_create(&b->weight, b->job));
+    KRON_TRY(holders_create(&b->bias, b->job));
     KRON_TRY(mem_alloc_n((void **)&b->out, (size_t)n, sizeof *b->out, "a checkpoint"));
     KRON_TRY(mem_floats(&strengths, adapter_set_deltas(b->job->set)->n_strengths, "strengths"));
     adapter_set_get_strengths(b->job->set, strengths);
     b->strengths = strengths;
     kron_status status = find_layers(b);
+    if (status == KRON_OK && b->n_no_bias > 0 && b->job->params->strict)
+        status = err_set(KRON_ERR_UNSUPPORTED, "%s: %d layers would need a bias, and have none",
+                         st_path(b->job->checkpoint), b->n_no_bias);
     if (status == KRON_OK) {
         plan(b);
         status = write_all(b);
@@ -193,12 +237,15 @@ kron_status bake(const struct bake_job *job, struct str *report)
     double start = clock_seconds();
     kron_status status = run(&b);
 
-    mem_free(b.first);
-    mem_free(b.next);
+    holders_free(&b.weight);
+    holders_free(&b.bias);
     mem_free(b.out);
     KRON_TRY(status);
     for (int i = 0; i < adapter_set_count(job->set); i++)
         adapter_report_text(adapter_set_report(job->set, i), SKIPS, report);
+    if (b.n_no_bias > 0)
+        str_addf(report, "left out the bias of %d layers, which have none in the checkpoint\n",
+                 b.n_no_bias);
     str_addf(report, "changed %d of %lld tensors in %.1f s\n", b.n_changed,
              (long long)st_count(job->checkpoint), clock_seconds() - start);
     return report->status;

@@ -124,6 +124,7 @@ static kron_status put_made(const struct converting *c, const struct layer *l, s
                             struct out_tensors *o)
 {
     kron_naming naming = c->job->params->naming;
+    bool norm = l->kind == LAYER_NORM;
     struct str prefix = {0};
     kron_status status = KRON_OK;
 
@@ -141,8 +142,13 @@ static kron_status put_made(const struct converting *c, const struct layer *l, s
     else if (status == KRON_OK && m->form == FORM_LOKR)
         status = put_lokr(o, name, c->type, l, m);
     else if (status == KRON_OK && m->form == FORM_FULL)
-        status = out_numbers(o, name, ".diff", c->type, l->is_conv ? 4 : 2,
+        status = out_numbers(o, name, norm ? ".w_norm" : ".diff", c->type,
+                             norm         ? 1
+                             : l->is_conv ? 4
+                                          : 2,
                              (int64_t[]){l->out, l->in, l->kh, l->kw}, m->full);
+    if (status == KRON_OK && m->bias != NULL)
+        status = out_numbers(o, name, norm ? ".b_norm" : ".diff_b", c->type, 1, &l->out, m->bias);
     str_free(&prefix);
     return status;
 }

@@ -9,15 +9,10 @@
 #include "adapter/adapter.h"
 #include <kron/adapter.h>
 
-/* --- layers as deltas make them (effective.c) --- */
+/* --- distances (distance.c) --- */
 
-/* w[out, k] = the layer's weight with its deltas, in f32. */
-kron_status effective_weight(const struct layer *l, struct delta_list list,
-                             const float *strengths, float *w);
-/* w[out, k] += the change alone; KRON_ERR_UNSUPPORTED where it depends on the weight. */
-kron_status effective_change(const struct layer *l, struct delta_list list,
-                             const float *strengths, float *w);
-/* |x - y| / |y| of two changes, row by row; and |y|. */
+/* |x - y| / |y| of two changes of a layer's weight and bias, and |y|. KRON_ERR_UNSUPPORTED where
+ * they depend on a weight that the layer does not have. */
 kron_status change_distance(const struct layer *l, struct delta_list x, const float *xs,
                             struct delta_list y, const float *ys, double *distance,
                             double *size);

@@ -29,6 +29,7 @@ void made_free(struct made *m)
     mem_free(m->w1);
     mem_free(m->w2);
     mem_free(m->full);
+    mem_free(m->bias);
     memset(m, 0, sizeof *m);
 }
 
@@ -95,13 +96,22 @@ static bool all_low_rank(struct delta_list list)
     return true;
 }
 
-static double scale_of(const struct delta *d, const float *strengths)
+/* One delta of this kind on all rows of the layer: its factors can be taken as they are. */
+static bool is_one(const struct layer *l, struct delta_list list, enum delta_kind kind)
 {
-    return (double)strengths[d->strength] * d->scale;
+    const struct delta *d = &list.at[0];
+
+    return list.n == 1 && d->kind == kind && d->at == 0 && d->from == 0 && d->rows == l->out &&
+           (kind != DELTA_KRON || d->rows == d->up * d->vp);
 }
 
-/* Columns of a and rows of b side by side; strengths and scales go into a unless there is only
- * one delta, whose factors stay as they are. */
+static double scale_of(const struct delta *d, const float *strengths)
+{
+    return (double)delta_strength(d, strengths) * d->scale;
+}
+
+/* Columns of a and rows of b side by side, a's zero outside the rows that a delta changes;
+ * strengths and scales go into a unless there is only one delta, whose factors stay as they are. */
 static kron_status concatenate(const struct layer *l, struct delta_list list,
                                const float *strengths, struct made *out)
 {
@@ -117,9 +127,9 @@ static kron_status concatenate(const struct layer *l, struct delta_list list,
     for (int i = 0; i < list.n; i++) {
         const struct delta *d = &list.at[i];
         float s = list.n == 1 ? 1 : (float)scale_of(d, strengths);
-        for (int64_t o = 0; o < l->out; o++) {
-            float *row = out->a + o * r + at;
-            tensor_decode(&d->a, o * d->rank, d->rank, row);
+        for (int64_t o = 0; o < d->rows; o++) {
+            float *row = out->a + (d->at + o) * r + at;
+            tensor_decode(&d->a, (d->from + o) * d->rank, d->rank, row);
             for (int64_t q = 0; q < d->rank; q++)
                 row[q] *= s;
         }
@@ -159,7 +169,7 @@ static kron_status cut_low_rank(const struct layer *l, const struct form_want *w
     KRON_TRY(svd_product(out->a, out->b, l->out, out->rank, layer_k(l), limit, &s));
     kron_status status = take_lora(&s, want, total, &cut);
     cut.scale = out->scale;
-    made_free(out);
+    made_free(out); /* no bias yet */
     *out = cut;
     return status;
 }
@@ -226,7 +236,7 @@ static kron_status to_lora(const struct layer *l, struct delta_list list, const 
     if (want->rank == 0 && want->energy <= 0)
         return err_set(KRON_ERR_ARGUMENT, "%s: its change is not of low rank: a rank or an energy "
                        "to keep is needed", l->name);
-    if (list.n > 1 || list.at[0].kind != DELTA_KRON)
+    if (!is_one(l, list, DELTA_KRON))
         return whole_to_lora(l, list, strengths, want, out);
     KRON_TRY(product_open(&p, &list.at[0], l));
     kron_status status = kron_to_lora(&p, scale_of(&list.at[0], strengths), want, out);
@@ -299,7 +309,7 @@ static kron_status to_lokr(const struct layer *l, struct delta_list list, const 
     const struct delta *d = &list.at[0];
     float *x = NULL;
 
-    if (list.n == 1 && d->kind == DELTA_KRON &&
+    if (is_one(l, list, DELTA_KRON) &&
         (want->factor == 0 || (d->up <= factor && d->uq <= factor)))
         return keep_kron(l, d, scale_of(d, strengths), want, out);
     out->form = FORM_LOKR;
@@ -348,9 +358,9 @@ static kron_status keep(const struct layer *l, struct delta_list list, const flo
 
     if (all_low_rank(list) || (list.n > 1 && cut))
         return to_lora(l, list, strengths, want, out);
-    if (list.n == 1 && d->kind == DELTA_KRON)
+    if (is_one(l, list, DELTA_KRON))
         return keep_kron(l, d, scale_of(d, strengths), want, out);
-    if (list.n == 1 && d->kind == DELTA_HADAMARD && !cut)
+    if (is_one(l, list, DELTA_HADAMARD) && !cut)
         return keep_loha(l, d, scale_of(d, strengths), out);
     return cut ? to_lora(l, list, strengths, want, out) : to_full(l, list, strengths, out);
 }
@@ -358,6 +368,8 @@ static kron_status keep(const struct layer *l, struct delta_list list, const flo
 static kron_status make(const struct layer *l, struct delta_list list, const float *strengths,
                         const struct form_want *want, struct made *out)
 {
+    if (l->kind != LAYER_LINEAR && l->kind != LAYER_CONV)
+        return to_full(l, list, strengths, out);
     switch (want->form) {
     case KRON_FORM_LORA:
         return to_lora(l, list, strengths, want, out);
@@ -370,24 +382,48 @@ static kron_status make(const struct layer *l, struct delta_list list, const flo
     }
 }
 
+/* What a product can say; a bias is set aside. */
+static bool can_change(const struct delta *d)
+{
+    struct delta weight = *d;
+
+    weight.bias = NULL;
+    return !delta_has_weight(d) || product_is_all(&weight);
+}
+
+static kron_status choose(const struct layer *l, struct delta_list list, const float *strengths,
+                          struct delta_list *acting, struct made *out)
+{
+    for (int i = 0; i < list.n; i++) {
+        const struct delta *d = &list.at[i];
+        if (!can_change(d))
+            return err_set(KRON_ERR_UNSUPPORTED, "%s: its change depends on the weight, so it can "
+                           "only be renamed or stored in another type", l->name);
+        if (delta_strength(d, strengths) == 0)
+            continue;
+        if (d->bias != NULL && out->bias == NULL)
+            KRON_TRY(mem_floats(&out->bias, l->out, "a bias"));
+        if (delta_has_weight(d))
+            acting->at[acting->n++] = *d;
+    }
+    if (out->bias != NULL)
+        effective_bias(list, strengths, out->bias);
+    return KRON_OK;
+}
+
 kron_status form_make(const struct layer *l, struct delta_list list, const float *strengths,
                       const struct form_want *want, struct made *out)
 {
     struct delta_list acting = {0, NULL};
+    struct made bias = {.bias = NULL};
 
     *out = (struct made){.form = FORM_NONE};
     KRON_TRY(mem_alloc_n((void **)&acting.at, (size_t)list.n, sizeof *acting.at, "deltas"));
-    kron_status status = KRON_OK;
-    for (int i = 0; i < list.n && status == KRON_OK; i++) {
-        if (!product_has(&list.at[i]))
-            status = err_set(KRON_ERR_UNSUPPORTED, "%s: its change depends on the weight, so it "
-                             "can only be renamed or stored in another type", l->name);
-        else if (strengths[list.at[i].strength] != 0)
-            acting.at[acting.n++] = list.at[i];
-    }
+    kron_status status = choose(l, list, strengths, &acting, &bias);
     if (status == KRON_OK && acting.n > 0)
         status = make(l, acting, strengths, want, out);
     mem_free(acting.at);
+    out->bias = bias.bias;
     if (status != KRON_OK)
         made_free(out);
     return status;

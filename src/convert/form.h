@@ -16,6 +16,7 @@ struct made {
     float *a, *b, *c, *d;   /* LORA: a[out, r], b[r, k]; LOHA: also c, d; LOKR: w2 = a b */
     float *w1, *w2;
     float *full;            /* [out, k] */
+    float *bias;            /* [out]: the change of the bias beside any form; NULL: none */
 };
 void made_free(struct made *m);
 
@@ -26,7 +27,7 @@ struct form_want {
     double energy;
     int64_t factor;
 };
-/* The sum of a layer's deltas. FORM_NONE where all strengths are 0. KRON_ERR_ARGUMENT if a rank is
+/* The sum of a layer's deltas. FORM_NONE where none that acts changes the weight. KRON_ERR_ARGUMENT if a rank is
  * needed and not given; KRON_ERR_UNSUPPORTED for deltas that depend on the weight. */
 kron_status form_make(const struct layer *l, struct delta_list list, const float *strengths,
                       const struct form_want *want, struct made *out);
