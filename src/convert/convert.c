@@ -128,10 +128,11 @@ static kron_status put_made(const struct converting *c, const struct layer *l, s
     struct str prefix = {0};
     kron_status status = KRON_OK;
 
-    if (naming == KRON_NAMING_KEEP)
+    if (naming == KRON_NAMING_KEEP && c->prefix[l->id] != NULL)
         str_add(&prefix, c->prefix[l->id]);
-    else
-        status = naming_prefix(c->job->names, naming, l, &prefix);
+    else /* KEEP: a name of several layers has none for each; kohya's has */
+        status = naming_prefix(c->job->names, naming == KRON_NAMING_KEEP ? KRON_NAMING_KOHYA
+                                                                         : naming, l, &prefix);
     const char *name = str_get(&prefix);
     if (status == KRON_OK)
         status = prefix.status;

@@ -513,6 +513,111 @@ static void other_families_merge_into_a_difference_or_a_lora(void **state)
     adapter_names_free(&o.names);
 }
 
+/* --- biases, norms, and changes that depend on the weight --- */
+
+static void expect_biases(const struct model *m, const struct adapter_use *uses, int n,
+                          const char *name, int n_layers)
+{
+    struct adapter_set *want, *got;
+    struct adapter_file *f;
+    int changed = 0;
+
+    assert_int_equal(adapter_open(&f, in_dir(name)), KRON_OK);
+    struct adapter_use one = {f, 1, 1};
+    assert_int_equal(adapter_bind(&want, uses, n, m->names, true), KRON_OK);
+    assert_int_equal(adapter_bind(&got, &one, 1, m->names, true), KRON_OK);
+    float *ws = calloc((size_t)adapter_set_deltas(want)->n_strengths, sizeof *ws);
+    float *gs = calloc((size_t)adapter_set_deltas(got)->n_strengths, sizeof *gs);
+    adapter_set_get_strengths(want, ws);
+    adapter_set_get_strengths(got, gs);
+    for (int i = 0; i < m->t.table.n; i++) {
+        const struct layer *l = m->t.table.at[i];
+        double *x = calloc((size_t)l->out, sizeof *x), *y = calloc((size_t)l->out, sizeof *y);
+        layer_bias_ref(l, delta_set_list(adapter_set_deltas(want), l), ws, x);
+        layer_bias_ref(l, delta_set_list(adapter_set_deltas(got), l), gs, y);
+        changed += x[0] != 0;
+        for (int64_t k = 0; k < l->out; k++)
+            assert_true(fabs(x[k] - y[k]) < 1e-6);
+        free(x);
+        free(y);
+    }
+    assert_int_equal(changed, n_layers);
+    free(ws);
+    free(gs);
+    adapter_set_free(&want);
+    adapter_set_free(&got);
+    adapter_close(&f);
+}
+
+/* A bias on a LoRA's layer, one alone, and a norm, from two files. */
+static void biases_and_norms_merge_too(void **state)
+{
+    struct model m;
+    struct adapter_file *f[2];
+    uint64_t seed = 90;
+
+    (void)state;
+    model_open(&m, "sd15");
+    for (int i = 0; i < 2; i++) {
+        struct fx_file file = {0};
+        const struct layer *conv = layer_named(&m, "conv_in");
+        add_lora(&file, "lora_unet_conv_in", conv, 2, 1, &seed);
+        add_part(&file, "lora_unet_conv_in", ".diff_b", &seed, 1, &conv->out);
+        add_part(&file, "lora_unet_conv_out", ".diff_b", &seed, 1,
+                 &layer_named(&m, "conv_out")->out);
+        add_part(&file, "lora_unet_conv_norm_out", ".w_norm", &seed, 1,
+                 &layer_named(&m, "conv_norm_out")->out);
+        add_part(&file, "lora_unet_conv_norm_out", ".b_norm", &seed, 1,
+                 &layer_named(&m, "conv_norm_out")->out);
+        f[i] = save(&file, i == 0 ? "a.safetensors" : "b.safetensors");
+    }
+    struct adapter_use uses[2] = {{f[0], 1, 0.5f}, {f[1], 1, -0.25f}};
+    kron_adapter_convert_params p = {.n_inputs = 2, .output = in_dir("out.safetensors")};
+    for (int naming = 0; naming <= KRON_NAMING_COMFY; naming++) {
+        p.naming = (kron_naming)naming;
+        if (convert(m.names, uses, p, NULL) != KRON_OK)
+            fail_msg("naming %d: %s", naming, kron_error_detail());
+        expect_same(m.names, &m.t.table, uses, 2, "out.safetensors", 5e-7);
+        expect_biases(&m, uses, 2, "out.safetensors", 3);
+    }
+    adapter_close(&f[0]);
+    adapter_close(&f[1]);
+    model_close(&m);
+}
+
+/* DoRA under other names is the same change of the same weight, and is measured. */
+static void what_depends_on_the_weight_is_carried_and_compared(void **state)
+{
+    struct fx_one o;
+    struct fx_file file = {0};
+    struct str report = {0};
+    uint64_t seed = 91;
+    float w[8 * 6];
+
+    (void)state;
+    fx_one_create(&o, 8, 6, 1, 1, false);
+    for (int i = 0; i < 48; i++)
+        w[i] = fx_unit(&seed);
+    o.layer.weight = (struct tensor){.data = w, .bytes = sizeof w, .type = DT_F32, .n_dims = 2,
+                                     .dim = {8, 6, 1, 1, 1, 1}, .name = "w"};
+    add_lora(&file, "lora_unet_conv_in", &o.layer, 2, 1, &seed);
+    add_part(&file, "lora_unet_conv_in", ".dora_scale", &seed, 2, (int64_t[]){8, 1});
+    struct adapter_file *f = save(&file, "in.safetensors");
+    struct adapter_use use = {f, 1, 1};
+    kron_adapter_convert_params p = {.n_inputs = 1, .output = in_dir("out.safetensors"),
+                                     .naming = KRON_NAMING_DIFFUSERS};
+    assert_int_equal(convert(o.names, &use, p, &report), KRON_OK);
+    assert_non_null(strstr(str_get(&report), "1 layers, off by 0 of the whole change"));
+    assert_int_equal(expect_same(o.names, &o.table, &use, 1, "out.safetensors", 5e-7), 1);
+    str_free(&report);
+    p.type = KRON_TYPE_F8_E5M2; /* two bits of mantissa: far off, and said so */
+    assert_int_equal(convert(o.names, &use, p, &report), KRON_OK);
+    assert_non_null(strstr(str_get(&report), "1 layers, off by 0."));
+    str_free(&report);
+    adapter_close(&f);
+    adapter_names_free(&o.names);
+}
+
 /* --- without a model --- */
 
 static void files_tell_their_own_layers(void **state)
@@ -630,6 +735,8 @@ int main(void)
         cmocka_unit_test(a_resize_says_what_it_loses),
         cmocka_unit_test(a_merge_is_the_sum_of_its_parts),
         cmocka_unit_test(other_families_merge_into_a_difference_or_a_lora),
+        cmocka_unit_test(biases_and_norms_merge_too),
+        cmocka_unit_test(what_depends_on_the_weight_is_carried_and_compared),
         cmocka_unit_test(files_tell_their_own_layers),
         cmocka_unit_test(refusals_leave_the_output_alone),
         cmocka_unit_test(no_memory_is_an_error),

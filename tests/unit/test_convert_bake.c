@@ -57,6 +57,7 @@ static void checkpoint_open(struct checkpoint *c)
                                     8 + c->bytes.header.len + c->bytes.data.len, "model"),
                      KRON_OK);
     c->layers[0] = layer_at(c->st, 0, "conv_in", "input_blocks.0.0", "in.weight", 0, 8);
+    c->layers[0].bias = *st_find(c->st, "in.bias");
     c->layers[1] = layer_at(c->st, 1, "to_q", "q", "qkv", 0, 6);
     c->layers[2] = layer_at(c->st, 2, "to_v", "v", "qkv", 12, 6);
     c->layers[3] = layer_at(c->st, 3, "fc1", "fc1", "fc.weight", 0, 6);
@@ -216,6 +217,47 @@ static void a_type_is_of_all_weights(void **state)
     checkpoint_close(&c);
 }
 
+/* DoRA on a layer with a bias, which changes too; a bias where the checkpoint has none. */
+static void gains_and_biases_are_baked(void **state)
+{
+    struct checkpoint c;
+    struct baked b = {.f = NULL};
+    struct st_file *out;
+    struct str report = {0};
+    uint64_t seed = 44;
+
+    (void)state;
+    checkpoint_open(&c);
+    add_lora(&b.bytes, "lora_unet_conv_in", &c.layers[0], &seed);
+    fx_add(&b.bytes, "lora_unet_conv_in.dora_scale", DT_F16, &seed, FX_DIMS(8, 1, 1, 1));
+    fx_add(&b.bytes, "lora_unet_conv_in.diff_b", DT_F16, &seed, FX_DIMS(8));
+    fx_add(&b.bytes, "lora_unet_to_v.diff_b", DT_F16, &seed, FX_DIMS(6));
+    assert_int_equal(fx_open(&b.bytes, &b.f, NULL), KRON_OK);
+    b.use = (struct adapter_use){b.f, 0.5f, 0.5f};
+    assert_int_equal(adapter_bind(&b.set, &b.use, 1, c.names, true), KRON_OK);
+    assert_int_equal(run(&c, &b, KRON_TYPE_F32, &report), KRON_OK);
+    assert_non_null(strstr(str_get(&report), "left out the bias of 1 layers"));
+    assert_non_null(strstr(str_get(&report), "changed 2 of 6 tensors"));
+    assert_int_equal(st_open(&out, in_dir("out.safetensors")), KRON_OK);
+    expect_layer(st_find(out, "in.weight"), 0, &c.layers[0], b.set, 0.5f);
+    struct delta_list list = delta_set_list(adapter_set_deltas(b.set), &c.layers[0]);
+    float *strengths = calloc((size_t)adapter_set_deltas(b.set)->n_strengths, sizeof *strengths);
+    double want[8];
+    adapter_set_get_strengths(b.set, strengths);
+    layer_bias_ref(&c.layers[0], list, strengths, want);
+    for (int i = 0; i < 8; i++) {
+        float got, was;
+        tensor_decode(st_find(out, "in.bias"), i, 1, &got);
+        tensor_decode(&c.layers[0].bias, i, 1, &was);
+        assert_true(fabs(got - want[i]) < 1e-6 && got != was);
+    }
+    free(strengths);
+    st_close(&out);
+    str_free(&report);
+    release(&b);
+    checkpoint_close(&c);
+}
+
 static void what_does_not_fit_the_type_is_an_error(void **state)
 {
     struct checkpoint c;
@@ -281,6 +323,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(changed_tensors_are_right_and_others_the_same),
         cmocka_unit_test(a_type_is_of_all_weights),
+        cmocka_unit_test(gains_and_biases_are_baked),
         cmocka_unit_test(what_does_not_fit_the_type_is_an_error),
         cmocka_unit_test(a_layer_of_another_file_is_an_error),
         cmocka_unit_test(no_memory_is_an_error),
