@@ -61,7 +61,22 @@ static kron_status fill_input(const struct layer *l, const struct delta *d, cons
     return KRON_OK;
 }
 
-static kron_status fill_product(const struct layer *l, const struct delta *d, float *to)
+static kron_status add_rows(const struct product *p, float scale, int64_t row, int64_t n,
+                            float *to)
+{
+    float *x;
+
+    KRON_TRY(mem_floats(&x, n * p->k, "rows of a weight"));
+    kron_status status = product_rows(p, row, n, x);
+    for (int64_t i = 0; i < n * p->k && status == KRON_OK; i++)
+        to[i] += scale * x[i];
+    mem_free(x);
+    return status;
+}
+
+/* to[rows, k] += scale times D. */
+static kron_status add_product(const struct layer *l, const struct delta *d, float scale,
+                               float *to)
 {
     int64_t k = layer_k(l), step = block_rows(k);
     kron_status failed = KRON_OK;
@@ -71,7 +86,7 @@ static kron_status fill_product(const struct layer *l, const struct delta *d, fl
 #pragma omp parallel for schedule(dynamic)
     for (int64_t row = 0; row < d->rows; row += step) {
         int64_t n = d->rows - row < step ? d->rows - row : step;
-        kron_status status = product_rows(&p, row, n, to + row * k);
+        kron_status status = add_rows(&p, scale, row, n, to + row * k);
         if (status != KRON_OK) {
 #pragma omp atomic write
             failed = status;
@@ -134,7 +149,7 @@ static kron_status add_sum(const struct layer *l, const struct delta *d, float s
     if (status == KRON_OK && d->kind == DELTA_INPUT)
         status = fill_input(l, d, plain, dw);
     else if (status == KRON_OK && d->kind != DELTA_NONE)
-        status = fill_product(l, d, dw);
+        status = add_product(l, d, 1, dw);
     if (status == KRON_OK && g != NULL)
         find_gains(l, d, plain, dw, g);
     if (status == KRON_OK)
@@ -215,13 +230,26 @@ static void add_right(const struct layer *l, const struct delta *d, float s, con
 
 /* --- all --- */
 
+/* True if the change is the product, wherever the weight stands. */
+static bool is_product(const struct delta *d)
+{
+    return product_has(d) && d->axis == GAIN_NONE && !d->replace;
+}
+
+static bool acts(const struct delta *d, const float *strengths)
+{
+    return delta_has_weight(d) && d->region == NULL && delta_strength(d, strengths) != 0;
+}
+
+/* plain is only read by deltas that are more than a product. */
 static kron_status add_delta(const struct layer *l, const struct delta *d, float s,
                              const float *plain, float *w)
 {
     int64_t at = d->at * layer_k(l);
 
-    if (s == 0 || !delta_has_weight(d) || d->region != NULL)
-        return KRON_OK;
+    if (is_product(d))
+        return add_product(l, d, s * d->scale, w + at);
+    KRON_ASSERT(plain != NULL);
     if (d->kind == DELTA_LEFT)
         return add_left(l, d, s, plain + at, w + at);
     if (d->kind != DELTA_RIGHT)
@@ -240,39 +268,42 @@ static void decode_weight(const struct layer *l, float *w)
                       w + row * k);
 }
 
+/* w += the changes; whole: w holds the plain weight, else it is read where one is needed. */
+static kron_status add_all(const struct layer *l, struct delta_list list, const float *strengths,
+                           bool whole, float *w)
+{
+    int64_t n = l->out * layer_k(l);
+    kron_status status = KRON_OK;
+    bool needed = false;
+    float *plain = NULL;
+
+    for (int i = 0; i < list.n; i++)
+        needed = needed || (acts(&list.at[i], strengths) && !is_product(&list.at[i]));
+    if (needed)
+        KRON_TRY(mem_floats(&plain, n, "a layer's weight"));
+    if (needed && whole)
+        memcpy(plain, w, (size_t)n * sizeof *w);
+    else if (needed && l->weight.data != NULL)
+        decode_weight(l, plain);
+    for (int i = 0; i < list.n && status == KRON_OK; i++)
+        if (acts(&list.at[i], strengths))
+            status = add_delta(l, &list.at[i], delta_strength(&list.at[i], strengths), plain, w);
+    mem_free(plain);
+    return status;
+}
+
 kron_status effective_change(const struct layer *l, struct delta_list list,
                              const float *strengths, float *w)
 {
-    int64_t n = l->out * layer_k(l);
-    float *plain;
-
-    KRON_TRY(mem_floats(&plain, n, "a layer's weight"));
-    if (l->weight.data != NULL)
-        decode_weight(l, plain);
-    memset(w, 0, (size_t)n * sizeof *w);
-    kron_status status = KRON_OK;
-    for (int i = 0; i < list.n && status == KRON_OK; i++)
-        status = add_delta(l, &list.at[i], delta_strength(&list.at[i], strengths), plain, w);
-    mem_free(plain);
-    return status;
+    memset(w, 0, (size_t)(l->out * layer_k(l)) * sizeof *w);
+    return add_all(l, list, strengths, false, w);
 }
 
 kron_status effective_weight(const struct layer *l, struct delta_list list,
                              const float *strengths, float *w)
 {
-    int64_t n = l->out * layer_k(l);
-    float *plain;
-
     decode_weight(l, w);
-    if (list.n == 0)
-        return KRON_OK;
-    KRON_TRY(mem_floats(&plain, n, "a layer's weight"));
-    memcpy(plain, w, (size_t)n * sizeof *w);
-    kron_status status = KRON_OK;
-    for (int i = 0; i < list.n && status == KRON_OK; i++)
-        status = add_delta(l, &list.at[i], delta_strength(&list.at[i], strengths), plain, w);
-    mem_free(plain);
-    return status;
+    return add_all(l, list, strengths, true, w);
 }
 
 void effective_bias(struct delta_list list, const float *strengths, float *b)

@@ -93,32 +93,44 @@ static void plan(struct baking *b)
     }
 }
 
-/* Numbers that fit f32 and not the type must not become infinite in silence. */
+/* Numbers of x that are finite and have none in the type: these must not be lost in silence. */
+static int64_t encode(enum dtype type, const float *x, int64_t n, void *bytes)
+{
+    enum { SOME = 1024 };
+    struct tensor t = {.data = bytes, .type = type};
+    int64_t lost = 0;
+    float back[SOME];
+
+    tensor_encode(type, x, n, bytes);
+    for (int64_t at = 0; at < n; at += SOME) {
+        int64_t m = n - at < SOME ? n - at : SOME;
+        tensor_decode(&t, at, m, back);
+        for (int64_t i = 0; i < m; i++)
+            lost += !isfinite(back[i]) && isfinite(x[at + i]);
+    }
+    return lost;
+}
+
 static kron_status put_numbers(struct baking *b, const struct tensor *out, const float *x,
                                int64_t n)
 {
-    enum { CHUNK = 1 << 16 };
+    enum { CHUNK = 1 << 16, CHUNKS = 16 };
     int64_t lost = 0;
-    void *bytes;
+    char *bytes;
 
-    KRON_TRY(mem_alloc(&bytes, dtype_bytes(out->type, n), "a tensor"));
-#pragma omp parallel for schedule(dynamic) reduction(+ : lost)
-    for (int64_t at = 0; at < n; at += CHUNK) {
-        int64_t some = n - at < CHUNK ? n - at : CHUNK;
-        struct tensor t = {.data = bytes, .type = out->type};
-        float back[1024];
-        tensor_encode(out->type, x + at, some, (char *)bytes + dtype_bytes(out->type, at));
-        for (int64_t i = 0; i < some; i += 1024) {
-            int64_t m = some - i < 1024 ? some - i : 1024;
-            tensor_decode(&t, at + i, m, back);
-            for (int64_t q = 0; q < m; q++)
-                lost += !isfinite(back[q]) && isfinite(x[at + i + q]);
-        }
+    KRON_TRY(mem_alloc((void **)&bytes, CHUNKS * dtype_bytes(out->type, CHUNK), "a tensor"));
+    kron_status status = KRON_OK;
+    for (int64_t at = 0; at < n && status == KRON_OK; at += CHUNKS * CHUNK) {
+        int64_t all = n - at < CHUNKS * CHUNK ? n - at : CHUNKS * CHUNK;
+#pragma omp parallel for reduction(+ : lost)
+        for (int64_t i = 0; i < all; i += CHUNK)
+            lost += encode(out->type, x + at + i, all - i < CHUNK ? all - i : CHUNK,
+                           bytes + dtype_bytes(out->type, i));
+        status = lost == 0 ? writer_put(&b->writer, bytes, dtype_bytes(out->type, all))
+                           : err_set(KRON_ERR_ARGUMENT, "tensor '%s': %lld of its numbers are too "
+                                     "large for %s", out->name, (long long)lost,
+                                     dtype_info(out->type)->name);
     }
-    kron_status status =
-        lost == 0 ? writer_put(&b->writer, bytes, dtype_bytes(out->type, n))
-                  : err_set(KRON_ERR_ARGUMENT, "tensor '%s': %lld of its numbers are too large for "
-                            "%s", out->name, (long long)lost, dtype_info(out->type)->name);
     mem_free(bytes);
     return status;
 }
