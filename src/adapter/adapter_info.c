@@ -46,6 +46,16 @@ static json_t *families(const struct adapter_file *f)
     return text;
 }
 
+/* Words whose vectors the file brings. */
+static json_t *words(const struct adapter_file *f)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < adapter_embedding_count(f) && list != NULL; i++)
+        json_array_append_new(list, json_string(adapter_embedding(f, i)->word));
+    return list;
+}
+
 static bool put_file(const struct adapter_file *f, json_t *doc)
 {
     struct adapter_summary s;
@@ -56,7 +66,7 @@ static bool put_file(const struct adapter_file *f, json_t *doc)
            put(doc, "family", families(f)) && put(doc, "types", types(s.types)) &&
            put(doc, "modules", json_integer(s.n_modules)) &&
            put(doc, "tensors", json_integer(s.n_tensors)) &&
-           put(doc, "embeddings", json_integer(s.n_embeddings)) &&
+           put(doc, "embeddings", words(f)) &&
            put(doc, "factor", range(&s.factor)) && put(doc, "rank", range(&s.rank)) &&
            put(doc, "alpha", range(&s.alpha)) && put(doc, "scale", range(&s.scale)) &&
            put(doc, "made_for", json_string(adapter_arch_text(s.arch)));

@@ -199,9 +199,7 @@ void info_text(json_t *doc, struct str *out)
     range_line(out, doc, "rank");
     range_line(out, doc, "alpha");
     range_line(out, doc, "scale");
-    if (integer_of(doc, "embeddings") > 0)
-        str_addf(out, "  %-*s %lld textual inversion vectors\n", WIDTH, "embeddings",
-                 integer_of(doc, "embeddings"));
+    list_line(out, "embeddings", json_object_get(doc, "embeddings"));
     list_line(out, "trigger words", json_object_get(doc, "trigger_words"));
     tags_line(out, doc);
     training_lines(out, doc);

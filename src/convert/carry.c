@@ -114,9 +114,10 @@ kron_status carry_module(const struct adapter_file *f, int module, const char *p
 kron_status carry_rest(const struct adapter_file *f, struct out_tensors *out)
 {
     for (int64_t i = 0; i < st_count(f->st); i++)
-        if (str_starts(st_at(f->st, i)->name, "bundle_emb."))
+        if (embedding_bundled(st_at(f->st, i)->name))
             KRON_TRY(out_view(out, st_at(f->st, i)->name, st_at(f->st, i)));
     for (int i = 0; i < f->n_leftovers; i++)
-        KRON_TRY(out_view(out, f->leftovers[i].t->name, f->leftovers[i].t));
+        if (!embedding_bundled(f->leftovers[i].t->name))
+            KRON_TRY(out_view(out, f->leftovers[i].t->name, f->leftovers[i].t));
     return KRON_OK;
 }

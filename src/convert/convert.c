@@ -41,7 +41,8 @@ static kron_status carry_all(struct converting *c, struct str *report)
     kron_status status = KRON_OK;
 
     for (int i = 0; i < adapter_count(f) && status == KRON_OK; i++) {
-        struct adapter_match m = adapter_names_find(c->job->names, adapter_prefix(f, i));
+        struct adapter_match m = adapter_names_find(c->job->names, adapter_prefix(f, i),
+                                                    module_width(&f->modules[i]));
         kron_naming naming = m.found == ADAPTER_FOUND ? p->naming : KRON_NAMING_KEEP;
         prefix.len = 0;
         if (naming == KRON_NAMING_KEEP)
@@ -210,7 +211,7 @@ static kron_status collect(struct converting *c)
     for (int i = 0; i < c->job->params->n_inputs; i++)
         for (int64_t k = 0; k < st_count(c->job->uses[i].file->st); k++) {
             const struct tensor *t = st_at(c->job->uses[i].file->st, k);
-            if (str_starts(t->name, "bundle_emb."))
+            if (embedding_bundled(t->name))
                 KRON_TRY(out_view(&c->out, t->name, t));
         }
     return KRON_OK;
@@ -236,8 +237,11 @@ static void find_prefixes(struct converting *c)
     for (int i = 0; i < c->job->params->n_inputs; i++) {
         const struct adapter_file *f = c->job->uses[i].file;
         for (int k = 0; k < adapter_count(f); k++) {
-            struct adapter_match m = adapter_names_find(c->job->names, adapter_prefix(f, k));
-            if (m.found == ADAPTER_FOUND && c->prefix[m.layer->id] == NULL)
+            struct adapter_match m = adapter_names_find(c->job->names, adapter_prefix(f, k),
+                                                        module_width(&f->modules[k]));
+            /* A name that stands for rows of one or several layers is no layer's own. */
+            if (m.found == ADAPTER_FOUND && m.n_targets == 1 && m.targets[0].layer == m.layer &&
+                c->prefix[m.layer->id] == NULL)
                 c->prefix[m.layer->id] = adapter_prefix(f, k);
         }
     }

@@ -86,7 +86,7 @@ kron_status naming_prefix(const struct adapter_names *names, kron_naming naming,
     else
         encoder_prefix(naming, l, count_encoders(names_layers(names)), out);
     KRON_TRY(out->status);
-    m = adapter_names_find(names, out->s + from);
+    m = adapter_names_find(names, out->s + from, l->in);
     if (m.found != ADAPTER_FOUND || m.layer != l)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer has no name of its own in this naming "
                        "('%s' would name another)", l->name, out->s + from);

@@ -63,7 +63,7 @@ static void checkpoint_open(struct checkpoint *c)
     c->layers[3] = layer_at(c->st, 3, "fc1", "fc1", "fc.weight", 0, 6);
     for (int i = 0; i < 4; i++)
         c->at[i] = &c->layers[i];
-    c->table = (struct layer_table){c->at, 4};
+    c->table = (struct layer_table){.at = c->at, .n = 4};
     assert_int_equal(adapter_names_create(&c->names, &c->table), KRON_OK);
 }
 
