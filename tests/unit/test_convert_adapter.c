@@ -97,11 +97,7 @@ static struct adapter_file *lora_of_some(struct model *m, const char *name, uint
 
 static const struct layer *layer_named(const struct model *m, const char *name)
 {
-    for (int i = 0; i < m->t.table.n; i++)
-        if (strcmp(m->t.table.at[i]->name, name) == 0)
-            return m->t.table.at[i];
-    fail_msg("there is no layer %s", name);
-    return NULL;
+    return fx_find(&m->t, PART_UNET, name);
 }
 
 static kron_status convert(const struct adapter_names *names, const struct adapter_use *uses,
@@ -618,6 +614,42 @@ static void what_depends_on_the_weight_is_carried_and_compared(void **state)
     adapter_names_free(&o.names);
 }
 
+/* q, k and v trained as one: carried over under the one name of each naming, made anew under three
+ * of their own. */
+static void names_of_several_layers(void **state)
+{
+    struct model m;
+    struct fx_file file = {0};
+    struct adapter_summary s;
+    struct adapter_file *got;
+    uint64_t seed = 95;
+
+    (void)state;
+    model_open(&m, "sdxl");
+    const struct layer *q = fx_find(&m.t, PART_TE1, "encoder.layers.0.self_attn.q_proj");
+    struct layer fused = *q;
+    fused.out = 3 * q->out;
+    add_lora(&file, "lora_te2_text_model_encoder_layers_0_self_attn_in_proj", &fused, 2, 1, &seed);
+    struct adapter_file *f = save(&file, "in.safetensors");
+    struct adapter_use use = {f, 0.5f, 1};
+    for (int anew = 0; anew < 2; anew++)
+        for (int naming = 0; naming <= KRON_NAMING_COMFY; naming++) {
+            kron_adapter_convert_params p = {.n_inputs = 1, .output = in_dir("out.safetensors"),
+                                             .naming = (kron_naming)naming};
+            use.te_strength = anew ? 0.5f : 1;
+            if (convert(m.names, &use, p, NULL) != KRON_OK)
+                fail_msg("naming %d: %s", naming, kron_error_detail());
+            assert_int_equal(expect_same(m.names, &m.t.table, &use, 1, "out.safetensors", 2e-7),
+                             3);
+            assert_int_equal(adapter_open(&got, in_dir("out.safetensors")), KRON_OK);
+            adapter_summarise(got, &s);
+            assert_int_equal(s.n_modules, anew ? 3 : 1);
+            adapter_close(&got);
+        }
+    adapter_close(&f);
+    model_close(&m);
+}
+
 /* --- without a model --- */
 
 static void files_tell_their_own_layers(void **state)
@@ -737,6 +769,7 @@ int main(void)
         cmocka_unit_test(other_families_merge_into_a_difference_or_a_lora),
         cmocka_unit_test(biases_and_norms_merge_too),
         cmocka_unit_test(what_depends_on_the_weight_is_carried_and_compared),
+        cmocka_unit_test(names_of_several_layers),
         cmocka_unit_test(files_tell_their_own_layers),
         cmocka_unit_test(refusals_leave_the_output_alone),
         cmocka_unit_test(no_memory_is_an_error),
