@@ -10,7 +10,16 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
-enum mode { MODE_IMG_GEN, MODE_METADATA, MODE_HELP, MODE_TXT2IMG, MODE_IMG2IMG };
+enum mode {
+    MODE_IMG_GEN,
+    MODE_METADATA,
+    MODE_HELP,
+    MODE_TXT2IMG,
+    MODE_IMG2IMG,
+    MODE_ADAPTER_INFO,
+    MODE_ADAPTER_CONVERT,
+    MODE_CONVERT
+};
 enum preview { PREVIEW_NONE, PREVIEW_PROJ, PREVIEW_VAE };
 
 enum { SIZE_UNSET = -1, MAX_SIDE = 16384, MAX_STEPS = 999 };
@@ -42,6 +51,11 @@ struct options {
     int metadata_format, metadata_raw, metadata_brief, metadata_all, no_metadata;
     int preview, preview_interval; /* enum preview */
     const char *preview_path;
+    /* adapter files */
+    struct word_list files; /* words that belong to no option */
+    struct word_list inputs;
+    int json, naming, form, rank, factor;
+    double energy;
     /* picture */
     int width, height, batch; /* SIZE_UNSET where not given */
     int steps;
@@ -115,5 +129,8 @@ bool load_pictures(struct options *o, kron_image *init, kron_image *mask);
 
 int run_draw(struct options *o);     /* draw.c */
 int run_metadata(struct options *o); /* metadata.c */
+int run_adapter_info(struct options *o);    /* adapter.c */
+int run_adapter_convert(struct options *o);
+int run_convert(struct options *o);
 
 #endif

@@ -15,9 +15,20 @@ static int run(struct options *o)
         return EXIT_OK;
     }
     report_start(o->verbose, o->color);
-    if (o->type >= 0)
-        note("--type has no effect here: weights are used in the type that the file has");
-    return o->mode == MODE_METADATA ? run_metadata(o) : run_draw(o);
+    switch (o->mode) {
+    case MODE_METADATA:
+        return run_metadata(o);
+    case MODE_ADAPTER_INFO:
+        return run_adapter_info(o);
+    case MODE_ADAPTER_CONVERT:
+        return run_adapter_convert(o);
+    case MODE_CONVERT:
+        return run_convert(o);
+    default:
+        if (o->type >= 0)
+            note("--type has no effect here: weights are used in the type that the file has");
+        return run_draw(o);
+    }
 }
 
 int main(int argc, char **argv)

@@ -12,12 +12,17 @@
 enum kind { GROUP, FLAG, TEXT, LIST, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE };
 
 /* A choice that begins with '!' is known from stable-diffusion.cpp and not here yet. */
-static const char *const modes[] = {"img_gen",    "metadata", "help",     "txt2img",  "img2img",
-                                    "!adetailer", "!vid_gen", "!upscale", "!convert", NULL};
+static const char *const modes[] = {"img_gen",      "metadata",        "help",    "txt2img",
+                                    "img2img",      "adapter_info",    "adapter_convert",
+                                    "convert",      "!adetailer",      "!vid_gen",
+                                    "!upscale",     NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
-static const char *const types[] = {"f32",   "f16",   "bf16",  "!q4_0", "!q4_1", "!q5_0",
-                                    "!q5_1", "!q8_0", "!q2_K", "!q3_K", "!q4_K", "!q5_K",
-                                    "!q6_K", NULL};
+static const char *const types[] = {"f32",   "f16",   "bf16",  "f8_e4m3", "f8_e5m2", "!q4_0",
+                                    "!q4_1", "!q5_0", "!q5_1", "!q8_0",   "!q2_K",   "!q3_K",
+                                    "!q4_K", "!q5_K", "!q6_K", NULL};
+static const char *const namings[] = {"keep",    "kohya",     "kohya_sgm", "lycoris",
+                                      "diffusers", "comfy", NULL};
+static const char *const forms[] = {"keep", "lora", "lokr", "full", NULL};
 static const char *const rngs[] = {"cuda", "cpu", "!std_default", NULL};
 static const char *const predictions[] = {"eps",        "v",           "!edm_v", "!sd3_flow",
                                           "!flux_flow", "!flux2_flow", NULL};
@@ -81,7 +86,8 @@ static const struct option table[] = {
           "Kron's own: an adapter tensor that fits no layer ends the program"),
     CHOICE_("--prediction", NULL, prediction, predictions,
             "what the UNet predicts (found out from the model)"),
-    CHOICE_("--type", NULL, type, types, "type of the weights (as in the file; see docs/cli.md)"),
+    CHOICE_("--type", NULL, type, types,
+            "type of the numbers that convert and adapter_convert write (as in the file)"),
     CHOICE_("--backend", NULL, backend, backends, "device: cpu, or ref, slow and plain (the best)"),
     NUMBER_(WHOLE, "--threads", "-t", threads, -1, 1024, "threads, -1 or 0: one per core (-1)"),
     NUMBER_(REAL, "--max-vram", "--max-memory", max_gib, -1, 1e6,
@@ -140,6 +146,20 @@ static const struct option table[] = {
     NUMBER_(WHOLE, "--preview-interval", NULL, preview_interval, 1, MAX_STEPS,
             "steps between previews (1)"),
 
+    GROUP_OF("Modes adapter_info, adapter_convert and convert (Kron's own)"),
+    FLAG_("--json", NULL, json, "adapter_info: JSON in place of text"),
+    LIST_("--input", NULL, inputs, "FILE[:S]",
+          "adapter_convert: adapter to read, with its strength or FILE:TEXT_S:UNET_S; several are "
+          "added up"),
+    CHOICE_("--naming", NULL, naming, namings, "adapter_convert: names to write; needs -m (keep)"),
+    CHOICE_("--form", NULL, form, forms, "adapter_convert: what to write (keep)"),
+    NUMBER_(WHOLE, "--rank", NULL, rank, 1, 1e6,
+            "adapter_convert: most ranks of a LoRA or of a LoKr's second factor (no limit)"),
+    NUMBER_(REAL, "--energy", NULL, energy, 0, 1,
+            "adapter_convert: share of the squared singular values that the ranks must hold"),
+    NUMBER_(WHOLE, "--factor", NULL, factor, 1, 1e6,
+            "adapter_convert: most rows of a LoKr's first factor (8)"),
+
     GROUP_OF("Mode metadata"),
     TEXT_("--image", NULL, image, "FILE", "picture whose texts are shown"),
     CHOICE_("--metadata-format", NULL, metadata_format, formats, "how (text)"),
@@ -166,6 +186,8 @@ void options_free(struct options *o)
     free(o->sigmas);
     free(o->prompt_text);
     free(o->negative_text);
+    free(o->files.at);
+    free(o->inputs.at);
     free(o->loras.at);
 }
 
@@ -414,7 +436,7 @@ static bool is_value(const char *word)
 }
 
 /* Options that are not in the table. Moves *i over a value of theirs. */
-static bool parse_other(const char *word, int argc, int *i)
+static bool parse_other(struct options *o, const char *word, int argc, int *i)
 {
     const struct known *k = known_find(word);
     if (k != NULL && k->harmless != NULL) {
@@ -425,7 +447,7 @@ static bool parse_other(const char *word, int argc, int *i)
     if (k != NULL)
         return complain("%s is not in this version of Kron", word);
     if (word[0] != '-')
-        return complain("'%s' belongs to no option; a prompt is given with -p", word);
+        return add_word(&o->files, word);
     const char *near = known_nearest(word);
     if (near != NULL)
         return complain("there is no option %s; did you mean %s?", word, near);
@@ -438,7 +460,7 @@ bool options_parse(struct options *o, int argc, char **argv)
         const char *word = argv[i];
         const struct option *opt = find(word);
         if (opt == NULL) {
-            if (!parse_other(word, argc, &i))
+            if (!parse_other(o, word, argc, &i))
                 return false;
         } else if (opt->kind == FLAG) {
             *(int *)((char *)o + opt->at) = 1;
@@ -450,5 +472,7 @@ bool options_parse(struct options *o, int argc, char **argv)
                 return false;
         }
     }
+    if (o->files.n > 0 && o->mode != MODE_ADAPTER_INFO)
+        return complain("'%s' belongs to no option; a prompt is given with -p", o->files.at[0]);
     return true;
 }

@@ -20,6 +20,7 @@
  */
 #ifndef KRON_KRON_H
 #define KRON_KRON_H
+#include <kron/adapter.h>
 #include <kron/image.h>
 #include <kron/log.h>
 #include <kron/model.h>

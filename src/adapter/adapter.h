@@ -60,6 +60,25 @@ enum adapter_arch {
 };
 const char *adapter_arch_text(enum adapter_arch a);
 
+/* --- what a file says by itself (adapter_summary.c) --- */
+
+struct adapter_range { /* of a number over modules */
+    int n; /* modules that have it; 0: min and max mean nothing */
+    double min, max;
+};
+
+struct adapter_summary {
+    int n_modules, n_tensors, n_embeddings;
+    enum adapter_arch arch;
+    size_t bytes;
+    unsigned types; /* of the factors: bits 1 << DT_x */
+    struct adapter_range rank, factor, alpha, scale; /* factor: rows of LoKr's w1 */
+    int n_whole; /* LoKr pairs without a low-rank factor, whose alpha does not count */
+};
+void adapter_summarise(const struct adapter_file *f, struct adapter_summary *s);
+/* Adds the families in it: "LoKr", "LoRA + bias difference". */
+void adapter_families(const struct adapter_file *f, struct str *out);
+
 /* --- names of a model's layers in adapter files (adapter_names.c) --- */
 
 struct adapter_names; /* keeps pointers into the table, which must outlive it; immutable */
@@ -190,6 +209,27 @@ struct adapter_skip {
     const char *text; /* what is wrong, with shapes and the nearest name */
 };
 
+/* Layers of one block, and how many of them a file changes. */
+struct adapter_cover {
+    enum layer_part part;
+    const char *block; /* "input_blocks.4", "layers.3", "time_embed" */
+    int n_layers, n_changed; /* linear layers and convolutions; others only where changed */
+};
+
+/* |f(W) - W| / |W| at strength 1, of changes that are a product of factors. */
+struct adapter_layer_change {
+    const struct layer *layer;
+    double ratio;
+};
+struct adapter_change {
+    struct adapter_layer_change *layers; /* those looked at */
+    int n;                               /* 0: the others mean nothing */
+    double min, median, max;
+    const struct layer *largest;
+};
+
+enum { ADAPTER_MAX_WARNINGS = 2 };
+
 struct adapter_report {
     const char *path;
     const char *family;            /* "LoKr", "LoRA, LoHa" */
@@ -202,14 +242,27 @@ struct adapter_report {
     const char *embeddings;        /* "cat, dog"; "" for none */
     int64_t rank_min, rank_max;    /* 0: nothing is low rank */
     int64_t up_min, up_max;        /* LoKr: rows of w1, what trainers call factor; else 0 */
+    struct adapter_range alpha, scale; /* over the file's modules; scale: as used */
+    struct adapter_cover *cover;       /* by block, in the order of the layers */
+    int n_cover;
+    struct adapter_change change;      /* of a few layers spread over the file */
+    const char *warnings[ADAPTER_MAX_WARNINGS]; /* what is likely wrong; one sentence each */
+    int n_warnings;
     const struct adapter_skip *skips;
     int n_skips;
 };
 /* Of file i; lives as long as the set. */
 const struct adapter_report *adapter_set_report(const struct adapter_set *s, int i);
-/* Adds lines, each ending in a newline: one of summary, then up to max_skips of what was left
- * out, then how many more there were. */
+/* Adds lines, each ending in a newline: one of summary, one of the size of the change, warnings,
+ * then up to max_skips of what was left out, then how many more there were. */
 void adapter_report_text(const struct adapter_report *r, int max_skips, struct str *out);
+
+/* What is in a file, as text or as JSON: families, numbers, what it was made for, trigger words,
+ * tags and settings of its training. With `names` (or NULL) also how it fits that model: layers
+ * changed in each block and by how much, what is skipped and why; a file that does not fit at all
+ * is no error here. `model` names the model in the text. (adapter_info.c) */
+kron_status adapter_info(const struct adapter_file *f, const struct adapter_names *names,
+                         const char *model, bool json, struct str *out);
 
 /* --- what a family means (adapter_reference.c) --- */
 

@@ -16,10 +16,7 @@ struct adapter_set {
 
 /* Deltas in the order in which they were bound. */
 struct bound_list {
-    struct bound {
-        int layer;
-        struct delta d;
-    } *at;
+    struct bound *at;
     size_t n, cap;
 };
 
@@ -254,15 +251,10 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
 static const char *family_names(struct binder *b)
 {
     struct str t = {0};
-    unsigned fams = 0;
     char *own;
 
-    for (int i = 0; i < b->f->n_modules; i++)
-        fams |= module_families(&b->f->modules[i]);
-    for (int i = 0; i < FAM_COUNT; i++)
-        if (fams & 1u << i)
-            str_addf(&t, "%s%s", t.len > 0 ? " + " : "", fam_text((enum fam)i));
-    own = arena_strdup(&b->set->mem, t.len > 0 ? str_get(&t) : "no family");
+    adapter_families(b->f, &t);
+    own = arena_strdup(&b->set->mem, str_get(&t));
     str_free(&t);
     return own;
 }
@@ -277,6 +269,24 @@ static const char *embedding_words(struct binder *b)
     own = arena_strdup(&b->set->mem, str_get(&t));
     str_free(&t);
     return own;
+}
+
+/* What the report says beyond which modules fit. A few layers tell how large the change is: a
+ * session must not wait for a pass over its weights. */
+static kron_status describe(struct binder *b, const struct bound *bound, size_t n)
+{
+    enum { LAYERS = 16, NUMBERS = 1 << 16 };
+    const struct layer_table *layers = names_layers(b->names);
+    struct arena *mem = &b->set->mem;
+    struct adapter_report *r = b->r;
+    struct adapter_summary s;
+
+    adapter_summarise(b->f, &s);
+    r->alpha = s.alpha;
+    r->scale = s.scale;
+    KRON_TRY(adapter_cover(layers, bound, n, mem, &r->cover, &r->n_cover));
+    KRON_TRY(adapter_measure(layers, bound, n, LAYERS, NUMBERS, mem, &r->change));
+    return adapter_warn(b->f, &r->change, mem, r->warnings, &r->n_warnings);
 }
 
 /* An SDXL file fits some layers of an SD1 model by chance of their sizes: applying these alone
@@ -339,6 +349,7 @@ static kron_status bind_file(struct binder *b)
 {
     struct adapter_report *r = b->r;
     const struct adapter_file *f = b->f;
+    size_t first = b->bound->n;
 
     r->path = arena_strdup(&b->set->mem, adapter_path(f));
     r->family = family_names(b);
@@ -361,7 +372,8 @@ static kron_status bind_file(struct binder *b)
     }
     r->naming = b->unet_naming ? b->unet_naming : b->te_naming ? b->te_naming : "unknown names";
     r->skips = b->set->skips[b->index];
-    return check_applied(b);
+    KRON_TRY(check_applied(b));
+    return describe(b, b->bound->at + first, b->bound->n - first);
 }
 
 /* --- the set --- */

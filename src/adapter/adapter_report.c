@@ -20,6 +20,16 @@ static void add_range(struct str *out, const char *what, int64_t min, int64_t ma
         str_addf(out, ", %s %lld to %lld", what, (long long)min, (long long)max);
 }
 
+static void add_numbers(struct str *out, const char *what, const struct adapter_range *r)
+{
+    if (r->n == 0)
+        return;
+    if (r->min == r->max)
+        str_addf(out, ", %s %.4g", what, r->min);
+    else
+        str_addf(out, ", %s %.4g to %.4g", what, r->min, r->max);
+}
+
 void adapter_report_text(const struct adapter_report *r, int max_skips, struct str *out)
 {
     int n = r->n_skips < max_skips ? r->n_skips : max_skips;
@@ -27,6 +37,8 @@ void adapter_report_text(const struct adapter_report *r, int max_skips, struct s
     str_addf(out, "%s: %s", base_name(r->path), r->family);
     add_range(out, "factor", r->up_min, r->up_max);
     add_range(out, "rank", r->rank_min, r->rank_max);
+    add_numbers(out, "alpha", &r->alpha);
+    add_numbers(out, "scale", &r->scale);
     str_addf(out, ", %s, for %s: applied %d of %d modules, %d of %d tensors", r->naming,
              adapter_arch_text(r->arch), r->n_applied, r->n_modules, r->n_tensors_used,
              r->n_tensors);
@@ -36,6 +48,12 @@ void adapter_report_text(const struct adapter_report *r, int max_skips, struct s
     if (r->n_embeddings > 0)
         str_addf(out, "; brings the word%s %s", r->n_embeddings > 1 ? "s" : "", r->embeddings);
     str_add(out, "\n");
+    if (r->change.n > 0)
+        str_addf(out,
+                 "  changes weights by %.2g of their size (median of %d layers; %.2g to %.2g)\n",
+                 r->change.median, r->change.n, r->change.min, r->change.max);
+    for (int i = 0; i < r->n_warnings; i++)
+        str_addf(out, "  warning: %s\n", r->warnings[i]);
     for (int i = 0; i < n; i++)
         str_addf(out, "  skipped %s: %s\n", r->skips[i].name, r->skips[i].text);
     if (r->n_skips > n)

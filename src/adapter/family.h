@@ -118,6 +118,36 @@ kron_status config_read(struct adapter_file *f, const char *config);
 double module_scale(const struct adapter_file *f, const struct adapter_module *m, int64_t rank,
                     int64_t uq);
 
+/* --- numbers about a file (adapter_summary.c, adapter_measure.c) --- */
+
+void adapter_range_add(struct adapter_range *r, double v);
+/* True if the metadata say that whole pairs, whose scale is 1, were trained with another. */
+bool adapter_alpha_lost(const struct adapter_file *f, double *wanted);
+
+/* A delta and the layer that it changes. */
+struct bound {
+    int layer;
+    struct delta d;
+};
+/* Memory of both is mem's. max_layers, most: how much is looked at, 0: all (see product_norm()). */
+kron_status adapter_cover(const struct layer_table *layers, const struct bound *bound, size_t n,
+                          struct arena *mem, struct adapter_cover **out, int *n_out);
+kron_status adapter_measure(const struct layer_table *layers, const struct bound *bound, size_t n,
+                            int max_layers, int64_t most, struct arena *mem,
+                            struct adapter_change *c);
+/* Up to ADAPTER_MAX_WARNINGS sentences; c may be NULL. */
+kron_status adapter_warn(const struct adapter_file *f, const struct adapter_change *c,
+                         struct arena *mem, const char **out, int *n);
+
+/* --- adapter_info()'s parts (adapter_training.c, adapter_info_text.c) --- */
+
+/* Adds what the metadata say of the training to a json object of jansson's: "base_model",
+ * "trigger_words", "tags", "datasets", "training". False without memory. */
+struct json_t;
+bool training_json(const struct st_file *st, struct json_t *out);
+/* The whole document as lines. */
+void info_text(struct json_t *doc, struct str *out);
+
 /* --- bringing a module to canonical form --- */
 
 /* f32 memory that a set owns. */

@@ -29,6 +29,11 @@ void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char
  * and differ: KRON_ERR_ARGUMENT. */
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta);
+/* Its first part alone, for writing a file that never lies in memory as a whole: opens w and
+ * writes the header; of the tensors only name, type, shape and bytes are read. Their data follow
+ * by writer_put(), in the same order. */
+kron_status st_write_header(struct file_writer *w, const char *path, const struct tensor *tensors,
+                            int64_t n, const char *const *meta_key_value, int64_t n_meta);
 
 /* --- store --- */
 
@@ -44,6 +49,8 @@ kron_status store_add_file(struct store *s, const char *tag, const char *path);
 kron_status store_add_folder(struct store *s, const char *path);
 bool store_has_tag(const struct store *s, const char *tag);
 const struct tensor *store_find(const struct store *s, const char *tag, const char *name);
+/* The latest source of `tag`; NULL if there is none. */
+const struct st_file *store_file(const struct store *s, const char *tag);
 const char *store_meta(const struct store *s, const char *tag, const char *key);
 /* A value from the config.json beside a diffusers part: numbers, booleans and strings as text,
  * arrays as JSON text; NULL if absent. "scheduler" is a tag for this only. */

@@ -261,10 +261,17 @@ const struct tensor *store_at(const struct store *s, int64_t i, const char **tag
     return NULL;
 }
 
-const char *store_path(const struct store *s, const char *tag)
+const struct st_file *store_file(const struct store *s, const char *tag)
 {
     for (int i = s->n - 1; i >= 0; i--)
         if (is_tag(s, i, tag) && s->at[i].file != NULL)
-            return st_path(s->at[i].file);
+            return s->at[i].file;
     return NULL;
+}
+
+const char *store_path(const struct store *s, const char *tag)
+{
+    const struct st_file *file = store_file(s, tag);
+
+    return file != NULL ? st_path(file) : NULL;
 }

@@ -25,7 +25,7 @@ static kron_status add_files(struct store *s, const kron_model_params *p)
     return add_part(s, "vae", p->vae);
 }
 
-static kron_status open_model(struct engine *e, const kron_model_params *p)
+kron_status model_open(struct sd_model *m, const kron_model_params *p)
 {
     struct store *store = NULL;
 
@@ -35,12 +35,15 @@ static kron_status open_model(struct engine *e, const kron_model_params *p)
         store_free(&store);
         return status;
     }
-    return model_load(&e->model, store);
+    status = model_load(m, store);
+    if (status != KRON_OK)
+        model_free(m);
+    return status;
 }
 
 static kron_status open_all(struct engine *e, const kron_model_params *p)
 {
-    KRON_TRY(open_model(e, p));
+    KRON_TRY(model_open(&e->model, p));
     KRON_TRY(be_open(p->backend, p->n_threads, &e->device));
     KRON_TRY(tok_create(&e->tokenizer));
     KRON_TRY(adapter_names_create(&e->names, &e->model.layers));

@@ -32,6 +32,8 @@ struct kron_model {
     struct engine engine;
 };
 
+/* The files of a model and its layers, without a device; free with model_free(). */
+kron_status model_open(struct sd_model *m, const kron_model_params *p);
 kron_status engine_open(struct engine *e, const kron_model_params *p);
 void engine_close(struct engine *e);
 

@@ -431,6 +431,114 @@ class Drawing(Case):
         self.assertEqual((out, os.listdir(self.out)), ("", []))
 
 
+class Adapters(Case):
+    """adapter_info, adapter_convert and convert."""
+    NEON = os.path.join(MODELS, "lokr-neon.safetensors")
+    SKETCH = os.path.join(MODELS, "lora-sketch.safetensors")
+
+    def convert(self, *args):
+        got = self.run_cli("-M", "adapter_convert", *args)
+        self.assertEqual(got.returncode, 0, got.stderr)
+        return got.stdout
+
+    def header(self, path):
+        with open(path, "rb") as f:
+            return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+
+    def test_info_is_text_and_json(self):
+        got = self.run_cli("-M", "adapter_info", self.NEON, "-m", MODEL)
+        self.assertEqual(got.returncode, 0, got.stderr)
+        for words in ("LoKr", "SD 1.x", "factor", "283 of 283 layers", "lokr-neon"):
+            self.assertIn(words, got.stdout)
+        got = self.run_cli("-M", "adapter_info", self.SKETCH, "-m", MODEL, "--json")
+        info = json.loads(got.stdout)
+        self.assertEqual((info["family"], info["types"], info["modules"]), ("LoRA", ["F16"], 283))
+        self.assertEqual((info["rank"], info["factor"]), ({"min": 8, "max": 8}, None))
+        self.assertEqual(info["base_model"]["version"], "sd_v1")
+        self.assertEqual(info["training"]["resolution"], "(256, 256)")
+        model = info["model"]
+        self.assertTrue(model["fits"])
+        self.assertEqual(sum(c["changed"] for c in model["cover"]), 283)
+        self.assertEqual(len(model["change"]["layers"]), 283)
+        ratios = [x["ratio"] for x in model["change"]["layers"]]
+        self.assertAlmostEqual(model["change"]["max"], max(ratios))
+        self.assertTrue(all(0 < r < 1 for r in ratios))
+        self.assertEqual(model["skipped"], [])
+
+    def test_info_without_a_model_and_of_what_does_not_fit(self):
+        info = json.loads(self.run_cli("-M", "adapter_info", self.NEON, "--json").stdout)
+        self.assertNotIn("model", info)
+        other = self.make("other.safetensors", tensors(
+            {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": [1, 8],
+             "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": [8, 1]}))
+        got = self.run_cli("-M", "adapter_info", other, "-m", MODEL, "--json")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        info = json.loads(got.stdout)
+        self.assertEqual((info["made_for"], info["model"]["fits"]), ("FLUX", False))
+        self.assertIn("FLUX", info["model"]["error"])
+
+    def test_names_change_and_the_picture_does_not(self):
+        tag = ("--lora-model-dir", ".", "-p", "a cat face <lora:a:0.5>")
+        shutil.copy(self.SKETCH, self.path("a.safetensors"))
+        want = self.draw(*tag)
+        for naming, name in (
+                ("kohya_sgm", "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight"),
+                ("lycoris", "lycoris_down_blocks_0_resnets_0_conv1.lora_up.weight"),
+                ("diffusers", "unet.down_blocks.0.resnets.0.conv1.lora_B.weight"),
+                ("comfy", "diffusion_model.input_blocks.1.0.in_layers.2.lora_up.weight")):
+            out = self.convert("--input", self.SKETCH, "-m", MODEL, "--naming", naming, "-o",
+                               "a.safetensors")
+            self.assertIn("283 layers, off by 0 of the whole change", out)
+            self.assertIn(name, self.header(self.path("a.safetensors")))
+            self.assertEqual(self.draw(*tag), want)
+
+    def test_forms_say_what_they_lose(self):
+        out = self.convert("--input", self.NEON, "--form", "lora", "--rank", 8, "-o",
+                           "l.safetensors")
+        lines = [s for s in out.splitlines() if "off by" in s]
+        self.assertEqual(len(lines), 284)
+        self.assertIn("LoRA, off by", lines[0])
+        self.assertRegex(lines[-1], r"^283 layers, off by 0\.\d+ of the whole change")
+        header = self.header(self.path("l.safetensors"))
+        self.assertEqual(header["lora_unet_conv_in.lora_down.weight"]["shape"], [8, 4, 3, 3])
+        self.assertEqual(header["__metadata__"]["kron.made_from"], "lokr-neon.safetensors:1")
+
+    def test_a_merge_draws_what_both_draw(self):
+        want = self.draw("--lora-model-dir", MODELS, "-p",
+                         "a cat face <lora:lokr-neon:0.5><lora:lora-sketch:0.25>")
+        self.convert("--input", self.NEON + ":0.5", "--input", self.SKETCH + ":0.25", "--type",
+                     "f32", "-o", "m.safetensors")
+        got = self.draw("--lora-model-dir", ".", "-p", "a cat face <lora:m:1>")
+        self.assertLess(difference(got[3], want[3]), 0.02)
+
+    def test_a_baked_checkpoint_draws_what_the_adapter_draws(self):
+        want = self.draw("--lora-model-dir", MODELS, "-p", "a cat face <lora:lokr-neon:0.8>")
+        for kind, tolerance in ((("--type", "f32"), 0.02), ((), 0.3)): # (): rounded to f16 again
+            got = self.run_cli("-M", "convert", "-m", MODEL, "--lora", self.NEON + ":0.8", "-o",
+                               "baked.safetensors", *kind)
+            self.assertEqual(got.returncode, 0, got.stderr)
+            self.assertIn("changed 283 of 992 tensors", got.stdout)
+            picture = self.draw("-m", "baked.safetensors")
+            self.assertLess(difference(picture[3], want[3]), tolerance)
+        self.assertGreater(difference(self.draw()[3], want[3]), 5)
+
+    def test_tools_refuse_what_they_cannot_do(self):
+        for words, *args in (
+                (["one adapter file"], "-M", "adapter_info"),
+                (["belongs to no option"], "-M", "convert", "x"),
+                (["--input"], "-M", "adapter_convert", "-o", "o.safetensors"),
+                (["-m FILE"], "-M", "adapter_convert", "--input", self.NEON, "--naming", "comfy",
+                 "-o", "o.safetensors"),
+                ([".safetensors"], "-M", "adapter_convert", "--input", self.NEON, "-o", "o.png"),
+                (["--lora"], "-M", "convert", "-m", MODEL, "-o", "o.safetensors")):
+            self.refuse(2, words, *args)
+        self.refuse(1, ["rank"], "-M", "adapter_convert", "--input", self.NEON, "--form", "lora",
+                    "-o", "o.safetensors")
+        self.refuse(1, ["nowhere"], "-M", "adapter_info", "nowhere.safetensors")
+        self.refuse(1, ["folder"], "-M", "convert", "-m", MODELS, "--type", "f16", "-o",
+                    "o.safetensors")
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
- * Any bytes as an adapter file, bound to a linear layer, a convolution and a norm. Whatever is
- * applied must be a delta that fits its layer: computing it reads every factor. */
+ * Any bytes as an adapter file, bound to a linear layer, a convolution and a norm, and to layers
+ * that it tells of itself. Whatever is applied must be a delta that fits its layer: computing it
+ * reads every factor. */
 #include "adapter/adapter.h"
+#include "convert/convert.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +65,21 @@ static void check_set(const struct adapter_set *set)
     str_free(&text);
 }
 
+/* The file's own layers fit it, and are looked up under its own names. */
+static void check_own_layers(struct adapter_file *f)
+{
+    struct own_layers own;
+    struct adapter_set *set;
+
+    check(own_layers_create(&own, &f, 1) == KRON_OK);
+    for (int i = 0; i < own.table.n; i++)
+        check(own.table.at[i]->out > 0 && layer_k(own.table.at[i]) > 0);
+    if (adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, own.names, false) == KRON_OK)
+        check(adapter_set_report(set, 0)->n_cover > 0);
+    adapter_set_free(&set);
+    own_layers_free(&own);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct layer *at[N_LAYERS];
@@ -85,6 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         else
             check(kron_error_detail()[0] != '\0');
         adapter_set_free(&set);
+        check_own_layers(f);
         adapter_close(&f);
     } else {
         check(kron_error_detail()[0] != '\0');
