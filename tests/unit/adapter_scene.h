@@ -31,15 +31,19 @@ static inline float *numbers(int64_t n, uint64_t seed)
 
 static inline struct tensor view(const float *v, int64_t n)
 {
-    struct tensor t = {.data = v, .bytes = (size_t)n * sizeof *v, .type = DT_F32, .n_dims = 1,
-                       .dim = {n, 1, 1, 1, 1, 1}, .name = "base"};
+    struct tensor t = {.data = v,
+                       .bytes = (size_t)n * sizeof *v,
+                       .type = DT_F32,
+                       .n_dims = 1,
+                       .dim = {n, 1, 1, 1, 1, 1},
+                       .name = "base"};
 
     return t;
 }
 
 /* A convolution if kh * kw > 1 or h > 1; else a linear layer on w tokens. */
 static inline void scene_open(struct scene *s, int64_t out, int64_t in, int kh, int kw,
-                       struct gr_shape x)
+                              struct gr_shape x)
 {
     struct layer *l = &s->o.layer;
 
@@ -74,7 +78,7 @@ static inline void assert_same(const float *got, const float *want, int64_t n, c
 }
 
 static inline void run_route(struct scene *s, const struct adapter_set *set, enum gr_route route,
-                      float *y)
+                             float *y)
 {
     float strengths[8];
 
@@ -121,8 +125,14 @@ static inline void write_file(const struct scene *s, const struct recipe *r, str
 {
     const struct layer *l = &s->o.layer;
     uint64_t seed = 7;
-    struct fx_maker m = {.file = file, .seed = &seed, .type = DT_F32, .r = r->r,
-                         .out = l->out, .in = l->in, .kh = l->kh, .kw = l->kw};
+    struct fx_maker m = {.file = file,
+                         .seed = &seed,
+                         .type = DT_F32,
+                         .r = r->r,
+                         .out = l->out,
+                         .in = l->in,
+                         .kh = l->kh,
+                         .kw = l->kw};
 
     if (r->up > 0) {
         m.up = r->up;

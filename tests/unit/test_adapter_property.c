@@ -52,7 +52,8 @@ static void describe(const struct prop *p, char *buf, size_t n)
     static const char *const kinds[] = {"linear", "1x1", "3x3", "3x3 stride 2", "1x3"};
     const struct layer *l = &p->one.o.layer;
 
-    snprintf(buf, n, "%s, %s [%d, %d], rank %d, %s layer, %s factors, strength %g, seed %llu, "
+    snprintf(buf, n,
+             "%s, %s [%d, %d], rank %d, %s layer, %s factors, strength %g, seed %llu, "
              "batch %d of %d x %d",
              p->row->name, kinds[p->kind], (int)l->out, (int)l->in, (int)p->r,
              dtype_info(p->base)->name, dtype_info(p->factor)->name, (double)p->strength,
@@ -78,8 +79,12 @@ static uint8_t *fill(enum dtype t, int64_t n, bool absolute, uint64_t *seed, str
         float v = fx_unit(seed);
         fx_encode(t, absolute ? fabsf(v) : v, data + (size_t)i * width);
     }
-    *out = (struct tensor){.data = data, .bytes = (size_t)n * width, .type = t, .n_dims = 1,
-                           .dim = {n, 1, 1, 1, 1, 1}, .name = "base"};
+    *out = (struct tensor){.data = data,
+                           .bytes = (size_t)n * width,
+                           .type = t,
+                           .n_dims = 1,
+                           .dim = {n, 1, 1, 1, 1, 1},
+                           .name = "base"};
     return data;
 }
 
@@ -106,8 +111,8 @@ static void make(struct prop *p, struct made *m, bool absolute)
     fx_draw_sizes(p->row, p->kind, &maker);
     p->uq = maker.uq;
     fx_one_create(&m->o, maker.out, maker.in, maker.kh, maker.kw, p->kind != FX_LINEAR);
-    m->weight = fill(p->base, maker.out * layer_k(&m->o.layer), absolute, &seed,
-                     &m->o.layer.weight);
+    m->weight =
+        fill(p->base, maker.out * layer_k(&m->o.layer), absolute, &seed, &m->o.layer.weight);
     m->bias = fill(p->base, maker.out, absolute, &seed, &m->o.layer.bias);
     m->file.absolute = absolute;
     p->row->add(&maker);
@@ -236,8 +241,8 @@ static void check_input(struct prop *p, int64_t batch, int64_t h, int64_t w)
     double terms = sqrt((double)layer_k(l)) + 2 + 2 * sqrt((double)p->r) + sqrt((double)p->uq) + 6;
     float *x;
 
-    p->call = (struct layer_call){{batch, stride * (h - 1) + 1, stride * (w - 1) + 1, l->in},
-                                  stride, 0, ROUTE_WEIGHT};
+    p->call = (struct layer_call){
+        {batch, stride * (h - 1) + 1, stride * (w - 1) + 1, l->in}, stride, 0, ROUTE_WEIGHT};
     nx = gr_elements(p->call.x);
     x = malloc((size_t)nx * sizeof *x);
     assert_true(want != NULL && bound != NULL && x != NULL);

@@ -42,10 +42,9 @@ static void linear_scale(void (*add)(struct fx_maker *), const char *meta, const
     struct scene s;
 
     linear_scene(&s);
-    assert_scale(&s,
-                 &(struct recipe){.add = add, .meta = meta, .config = config, .r = r, .up = 4,
-                                  .uq = 4},
-                 &(struct recipe){.add = bare, .r = r, .up = 4, .uq = 4}, c);
+    assert_scale(
+        &s, &(struct recipe){.add = add, .meta = meta, .config = config, .r = r, .up = 4, .uq = 4},
+        &(struct recipe){.add = bare, .r = r, .up = 4, .uq = 4}, c);
     scene_close(&s);
 }
 

@@ -176,8 +176,9 @@ static size_t plan_bytes(struct scene *s, const struct recipe *r, enum gr_route 
     gr_output(&g, layer_run_op(&g, &s->o.layer, &s->call), "y");
     assert_int_equal(gr_plan(&g), KRON_OK);
     g.ops[0].route = route;
-    assert_int_equal(be_weights_create(cpu, &s->o.table, set ? adapter_set_deltas(set) : NULL,
-                                       &weights), KRON_OK);
+    assert_int_equal(
+        be_weights_create(cpu, &s->o.table, set ? adapter_set_deltas(set) : NULL, &weights),
+        KRON_OK);
     assert_int_equal(be_plan_create(cpu, &g, weights, strengths, &plan), KRON_OK);
     bytes = be_plan_bytes(cpu, plan);
     be_plan_free(cpu, &plan);
