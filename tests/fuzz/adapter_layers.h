@@ -4,16 +4,19 @@
 #ifndef FUZZ_ADAPTER_LAYERS_H
 #define FUZZ_ADAPTER_LAYERS_H
 #include "adapter/adapter.h"
+#include "layer_run.h"
 #include <stdlib.h>
 
-static const float fuzz_numbers[] = {
-    0.5f, -0.25f, 1, 0.125f, -2, 0.75f, 0, 3, -0.5f, 0.0625f, 1.5f, -1};
+static const float fuzz_numbers[] = {0.5f, -0.25f, 1,     0.125f,  -2,   0.75f,
+                                     0,    3,      -0.5f, 0.0625f, 1.5f, -1};
 enum { FUZZ_LARGEST = 8 * 4 * 9 };
 static float fuzz_weight[FUZZ_LARGEST]; /* of every layer, and the biases */
 
-#define FUZZ_TENSOR(n)                                                                      \
-    {.data = fuzz_weight, .bytes = (n) * sizeof(float), .type = DT_F32, .n_dims = 1,        \
-     .dim = {n, 1, 1, 1, 1, 1}, .name = "base"}
+#define FUZZ_TENSOR(n)                                                                  \
+    {                                                                                   \
+        .data = fuzz_weight, .bytes = (n) * sizeof(float), .type = DT_F32, .n_dims = 1, \
+        .dim = {n, 1, 1, 1, 1, 1}, .name = "base"                                       \
+    }
 
 static struct layer fuzz_layers[] = {
     {.id = 0,
@@ -79,6 +82,44 @@ static const struct adapter_names *fuzz_names(void)
     if (names == NULL)
         check(adapter_names_create(&names, fuzz_table()) == KRON_OK);
     return names;
+}
+
+static inline void fuzz_run_layer(struct be_device *d, const struct adapter_set *set, int i)
+{
+    static const struct layer_call calls[FUZZ_LAYERS] = {
+        {.x = {2, 3, 4, 4}, .stride = 1},
+        {.x = {2, 1, 3, 8}, .stride = 1},
+        {.x = {2, 3, 2, 8}, .stride = 1, .groups = 2},
+    };
+    float x[96], y[192], strengths[2] = {0.5f, -0.5f};
+    struct layer_call call = calls[i];
+
+    for (int k = 0; k < 96; k++)
+        x[k] = fuzz_weight[k];
+    for (int r = ROUTE_WEIGHT; r <= ROUTE_MERGED; r++) {
+        call.route = (enum gr_route)r;
+        check(layer_run(d, fuzz_table(), &fuzz_layers[i], adapter_set_deltas(set), strengths, &call,
+                        x, y) == KRON_OK);
+    }
+}
+
+/* Each layer by every route of every device. */
+static inline void fuzz_run(const struct adapter_set *set)
+{
+    static struct be_device *devices[4];
+    int n = 0;
+
+    for (int b = 0; be_drivers[b] != NULL; b++) {
+        if (be_drivers[b]->count() == 0)
+            continue;
+        check(n < 4);
+        if (devices[n] == NULL)
+            check(be_open(be_drivers[b]->name, 1, &devices[n]) == KRON_OK);
+        for (int i = 0; i < FUZZ_LAYERS; i++)
+            if (delta_set_list(adapter_set_deltas(set), &fuzz_layers[i]).n > 0)
+                fuzz_run_layer(devices[n], set, i);
+        n++;
+    }
 }
 
 /* Opens any bytes and binds them; calls `then` with what could be bound. */

@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes the adapter files that fuzz_adapter_apply starts from: one of each family and layout, for
-the layers of adapter_layers.h.
+"""Writes the adapter files that fuzz_adapter_apply starts from, one of each family and layout, for
+the layers of adapter_layers.h; and the same as what fuzz_adapter_shapes reads.
 
-    python3 tests/fuzz/make_adapter_corpus.py tests/fuzz/corpus/adapter_apply
+    python3 tests/fuzz/make_adapter_corpus.py
 """
 import json
 import os
 import random
+import re
 import struct
-import sys
 
 CONV, LINEAR, NORM = "lora_unet_conv_in.", "lora_unet_time_embedding_linear_1.", \
     "lora_unet_conv_norm_out."       # [8, 4, 3, 3], [12, 8], [8]
+HERE = os.path.dirname(os.path.abspath(__file__))
+APPLY, SHAPES = (os.path.join(HERE, "corpus", name) for name in ("adapter_apply", "adapter_shapes"))
+# The tables of fuzz_adapter_shapes.c.
+PARTS = re.findall(r'"([^"]+)"', re.search(r"parts\[\] = \{(.*?)\};", open(os.path.join(
+    HERE, "fuzz_adapter_shapes.c")).read(), re.S).group(1))
+LAYERS, TYPES = (CONV, LINEAR, NORM), ("F32", "F16", "BF16", "F8_E4M3", "F64", "I64")
+SIZES = (1, 2, 3, 4, 6, 8, 9, 12, 18, 36, 72, 0)
 rng = random.Random(1)
 
 
@@ -36,9 +43,19 @@ def numbers(shape, dtype):
     return bytes(rng.choice([0x38, 0xb8, 0x30, 0x3c]) for _ in v)
 
 
+def record(key, shape, dtype):
+    """The five bytes of a tensor; none if its name is not one of the tables'."""
+    layer = next((i for i, l in enumerate(LAYERS) if key.startswith(l)), None)
+    if layer is None:
+        return b""
+    at = [SIZES.index(d) for d in shape] + [0] * 4
+    return bytes([layer * 64 + PARTS.index(key[len(LAYERS[layer]):]),
+                  TYPES.index(dtype) * 8 + len(shape), at[0] + 16 * at[1], at[2] + 16 * at[3], 7])
+
+
 def write(name, tensors, dtype="F32", meta=None):
     """tensors: name to shape, or to (shape, dtype)."""
-    header, data = {}, b""
+    header, data, records = {}, b"", b""
     if meta:
         header["__metadata__"] = meta
     for key, shape in tensors.items():
@@ -46,12 +63,16 @@ def write(name, tensors, dtype="F32", meta=None):
         if isinstance(shape, tuple):
             shape, t = shape
         raw = numbers(shape, t)
+        records += record(key, shape, t)
         header[key] = {"dtype": t, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(os.path.join(sys.argv[1], name), "wb") as f:
+    with open(os.path.join(APPLY, name), "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text + data)
+    if records:
+        with open(os.path.join(SHAPES, name), "wb") as f:
+            f.write(records)
 
 
 def both(conv, linear):
@@ -71,7 +92,8 @@ IN_C, IN_L = {"dora_scale": [1, 4, 1, 1]}, {"dora_scale": [1, 8]}
 
 
 def main():
-    os.makedirs(sys.argv[1], exist_ok=True)
+    for folder in (APPLY, SHAPES):
+        os.makedirs(folder, exist_ok=True)
     write("lora", both(LORA_C, LORA_L), "F16")
     write("lora_mid", both({"lora_down.weight": [2, 4, 1, 1], "lora_up.weight": [8, 2, 1, 1],
                             "lora_mid.weight": [2, 2, 3, 3]}, LORA_L), "BF16")
