@@ -3,6 +3,7 @@
 """Holds Kron against LyCORIS and PEFT: fresh random adapters of every family on small layers.
 
     python tests/peers/adapters.py --program build/bin/kron-golden [--seed N] [--keep DIR]
+                                   [--models ../shared/reference]
 
 Each case is one layer with adapters that the library itself made and ran, in float64 where it can
 (LyCORIS' Cayley transform is float32). All are written as a folder that kron-golden reads: the
@@ -13,9 +14,14 @@ What the library computes is taken from its forward pass at strength 1: LyCORIS'
 count the scale twice for LoHa and LoKr. At another strength the truth is the line between the
 plain and the adapted layer (LyCORIS' own DoRA is not the plain layer at strength 0); for a
 butterfly, whose stages each take the strength, it is LyCORIS at that strength.
+
+--models: whole networks too. DIR holds the scripts of the reference outputs; with a new seed they
+make tiny SD1, SD2 and SDXL checkpoints and an adapter file of each family for them, which diffusers
+and LyCORIS run (diffusers, transformers and open_clip_torch are needed then).
 Needs torch, lycoris-lora, peft, safetensors, numpy (tests/peers/setup.sh).
 """
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -391,11 +397,39 @@ def add_peft(d, folder):
                        plain_json(c.to_dict()))
 
 
+# --- whole networks ---
+
+def make_models(scripts, seed, folder):
+    spec = importlib.util.find_spec("open_clip")
+    bpe = os.path.join(os.path.dirname(spec.origin), "bpe_simple_vocab_16e6.txt.gz")
+    scripts = os.path.abspath(scripts)
+
+    def run(script, *args):
+        subprocess.run([sys.executable, os.path.join(scripts, script), *map(str, args)], check=True,
+                       cwd=scripts, env={**os.environ, "OMP_NUM_THREADS": "1",
+                                         "PYTHONDONTWRITEBYTECODE": "1"},
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for arch in ("sd15", "sd2", "sdxl"):
+        checkpoint = os.path.join(folder, f"tiny_{arch}.safetensors")
+        run("checkpoints.py", "--arch", arch, "--size", "tiny", "--dtype", "f16", "--seed", seed,
+            "--out", checkpoint)
+        run("goldens_model.py", "--checkpoint", checkpoint, "--bpe", bpe, "--seed", seed,
+            "--only", "adapters", "--out", folder)
+        # A stack drawn twice has one output, that of its last strengths.
+        path = os.path.join(folder, f"adapters_{arch}.json")
+        with open(path) as f:
+            manifest = json.load(f)
+        manifest["stacks"] = list({row["name"]: row for row in manifest["stacks"]}.values())
+        with open(path, "w") as f:
+            json.dump(manifest, f)
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--program", required=True, help="kron-golden")
     ap.add_argument("--seed", type=int, default=None)
     ap.add_argument("--keep", metavar="DIR", help="leave the cases there")
+    ap.add_argument("--models", metavar="DIR", help="whole networks too, by the scripts in DIR")
     ap.add_argument("--backend", default="cpu")
     a = ap.parse_args()
     seed = a.seed if a.seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -410,7 +444,10 @@ def main():
     with tempfile.TemporaryDirectory() as temp:
         where = a.keep or temp
         os.makedirs(where, exist_ok=True)
+        where = os.path.abspath(where)
         folder.write(where)
+        if a.models:
+            make_models(a.models, seed, where)
         code = subprocess.run([a.program, where, "--backend", a.backend]).returncode
     print(f"{len(folder.rows)} layers by LyCORIS and PEFT; seed {seed} (--seed {seed} repeats them)")
     return code
