@@ -102,7 +102,8 @@ static double *decode(const struct tensor *t)
     return out;
 }
 
-static void make(struct prop *p, struct made *m, bool absolute)
+/* bare: without DoRA. */
+static void make(struct prop *p, struct made *m, bool absolute, bool bare)
 {
     uint64_t seed = p->seed;
     struct fx_maker maker = {.file = &m->file, .seed = &seed, .type = p->factor, .r = p->r};
@@ -115,25 +116,14 @@ static void make(struct prop *p, struct made *m, bool absolute)
         fill(p->base, maker.out * layer_k(&m->o.layer), absolute, &seed, &m->o.layer.weight);
     m->bias = fill(p->base, maker.out, absolute, &seed, &m->o.layer.bias);
     m->file.absolute = absolute;
-    p->row->add(&maker);
+    if (bare)
+        p->row->add(&maker);
+    else
+        fx_row_add(p->row, &maker);
     if (fx_open(&m->file, &m->f, NULL) != KRON_OK)
         fail_case(p, kron_error_detail());
     m->w = decode(&m->o.layer.weight);
     m->b = decode(&m->o.layer.bias);
-}
-
-/* Adds the change by its definition to m->w, times s. */
-static void add_change(struct prop *p, struct made *m, double s)
-{
-    int64_t n = m->o.layer.out * layer_k(&m->o.layer);
-    double *dw = calloc((size_t)n, sizeof *dw);
-
-    assert_non_null(dw);
-    if (adapter_reference(m->f, 0, &m->o.layer, dw) != KRON_OK)
-        fail_case(p, kron_error_detail());
-    for (int64_t i = 0; i < n; i++)
-        m->w[i] += s * dw[i];
-    free(dw);
 }
 
 static void made_free(struct made *m)
@@ -147,16 +137,130 @@ static void made_free(struct made *m)
     free(m->b);
 }
 
+/* Adds the change of the weight by its definition to m->w, times s. */
+static void add_change(struct prop *p, struct made *m, double s)
+{
+    int64_t n = m->o.layer.out * layer_k(&m->o.layer);
+    double *dw = calloc((size_t)n, sizeof *dw);
+
+    assert_non_null(dw);
+    if (adapter_reference(m->f, 0, &m->o.layer, dw) != KRON_OK)
+        fail_case(p, kron_error_detail());
+    for (int64_t i = 0; i < n; i++)
+        m->w[i] += s * dw[i];
+    free(dw);
+}
+
+/* The same for the bias, which adapter_reference() leaves out. */
+static void add_bias(struct prop *p, struct made *m, double s)
+{
+    static const char *const parts[] = {"diff_b", "lora_up.bias", "ia3_l"};
+    struct st_file *st;
+    float alpha = 1, v;
+
+    assert_int_equal(st_open_memory(&st, m->file.bytes, 8 + m->file.header.len + m->file.data.len,
+                                    "test.safetensors"),
+                     KRON_OK);
+    for (int part = 0; part < 3; part++) {
+        char name[64];
+        snprintf(name, sizeof name, FX_PREFIX "%s", parts[part]);
+        const struct tensor *t = st_find(st, name), *a = st_find(st, FX_PREFIX "alpha");
+        if (t == NULL || (part == 2 && (t->dim[0] != m->o.layer.out || t->dim[1] != 1)))
+            continue;
+        if (part == 1)
+            tensor_decode(a, 0, 1, &alpha);
+        for (int64_t i = 0; i < m->o.layer.out; i++) {
+            tensor_decode(t, i, 1, &v);
+            m->b[i] += s * (part == 0   ? (double)v
+                            : part == 1 ? (double)(alpha * v) / (double)p->r
+                                        : m->b[i] * ((double)v - 1));
+        }
+    }
+    st_close(&st);
+}
+
+/* --- sizes: what roundings of the effective weight are a share of --- */
+
+/* A row of R - I is no longer than 2 and turning keeps the length of a column (or row), so that a
+ * stage adds numbers of no more than twice that. */
+static void add_turned(struct prop *p, double s)
+{
+    const struct layer *l = &p->one.o.layer;
+    int64_t k = layer_k(l);
+    bool rows = p->row->sum == FX_TURNS_ROWS;
+    double *all = calloc((size_t)(l->out + k), sizeof *all), *w = p->sizes.w;
+
+    assert_non_null(all);
+    for (int64_t i = 0; i < l->out * k; i++)
+        all[rows ? i % k : i / k] += w[i] * w[i];
+    for (int64_t i = 0; i < l->out * k; i++)
+        w[i] += 2 * s * p->row->stages * sqrt(all[rows ? i % k : i / k]);
+    free(all);
+}
+
+/* DoRA: with V = W + c D, S its size, a row of W' = m / |V| V is off by m / |V| of what V is, and
+ * by what |V| is off. Before: one.w is W + s (W' - W), sizes.w is S. */
+static void add_lengths(struct prop *p, double s)
+{
+    const struct layer *l = &p->one.o.layer;
+    int64_t k = layer_k(l), ks = (int64_t)l->kh * l->kw, n = l->out * k;
+    bool columns = p->row->dora == FX_DORA_IN;
+    double *sums = calloc((size_t)(l->out + l->in) * 3, sizeof *sums);
+    struct made plain;
+
+    assert_non_null(sums);
+    make(p, &plain, false, true); /* becomes V, and first W' */
+    for (int64_t i = 0; i < n; i++) {
+        double turned = plain.w[i] + (p->one.w[i] - plain.w[i]) / (double)p->strength;
+        sums[3 * (columns ? i % k / ks : i / k)] += turned * turned;
+    }
+    add_change(p, &plain, 1);
+    for (int64_t i = 0; i < n; i++) {
+        double *sum = sums + 3 * (columns ? i % k / ks : i / k);
+        sum[1] += plain.w[i] * plain.w[i];
+        sum[2] += p->sizes.w[i] * p->sizes.w[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const double *sum = sums + 3 * (columns ? i % k / ks : i / k);
+        double gain = sqrt(sum[0] / sum[1]);
+        p->sizes.w[i] = (1 + s) * p->sizes.w[i] +
+                        s * gain * (p->sizes.w[i] + fabs(plain.w[i]) * sqrt(sum[2] / sum[1]));
+    }
+    made_free(&plain);
+    free(sums);
+}
+
+static void add_sizes(struct prop *p)
+{
+    const struct layer *l = &p->one.o.layer;
+    double s = fabs((double)p->strength);
+    int64_t n = l->out * layer_k(l);
+
+    make(p, &p->sizes, true, true);
+    if (p->row->sum == FX_TURNS_ROWS || p->row->sum == FX_TURNS_COLUMNS)
+        add_turned(p, s);
+    else if (p->row->sum != FX_GAINS)
+        add_change(p, &p->sizes, p->row->dora != FX_NO_DORA ? 1 : s);
+    if (p->row->dora != FX_NO_DORA)
+        add_lengths(p, s);
+    if (p->row->sum != FX_GAINS)
+        add_bias(p, &p->sizes, s);
+    for (int64_t i = 0; i < n; i++) /* gains of up to 1, less 1 */
+        p->sizes.w[i] *= p->row->sum == FX_GAINS ? 1 + 2 * s : 1;
+    for (int64_t i = 0; i < l->out; i++)
+        p->sizes.b[i] *= p->row->sum == FX_GAINS ? 1 + 2 * s : 1;
+}
+
 static void open_case(struct prop *p)
 {
     static const float strengths[] = {1, 0.7f, -0.5f};
     uint64_t seed = p->seed;
 
-    p->strength = strengths[fx_random(&seed) % 3];
-    make(p, &p->one, false);
-    make(p, &p->sizes, true);
+    p->strength = p->row->unit ? 1 : strengths[fx_random(&seed) % 3];
+    make(p, &p->one, false, false);
     add_change(p, &p->one, (double)p->strength);
-    add_change(p, &p->sizes, fabs((double)p->strength));
+    add_bias(p, &p->one, (double)p->strength);
+    add_sizes(p);
     if (adapter_bind(&p->set, &(struct adapter_use){p->one.f, 0, p->strength}, 1, p->one.o.names,
                      true) != KRON_OK)
         fail_case(p, kron_error_detail());
