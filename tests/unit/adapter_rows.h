@@ -186,8 +186,8 @@ static inline void fx_add_dora(struct fx_maker *m, enum fx_dora dora)
 /* Rows and columns long enough that none is zero by chance. */
 static inline void fx_sizes_dora(struct fx_maker *m)
 {
-    m->vp += 3;
-    m->vq += 3;
+    m->vp = 3 + m->vp % 3;
+    m->vq = 3 + m->vq % 3;
 }
 
 static inline void fx_row_oft(struct fx_maker *m)

@@ -118,7 +118,8 @@ struct recipe {
     void (*add)(struct fx_maker *m);
     const char *meta, *config;
     int64_t r;
-    int64_t up, uq; /* LoKr */
+    int64_t up, uq; /* LoKr; OFT: up blocks of rows, uq of columns */
+    enum fx_dora dora;
 };
 
 static inline void write_file(const struct scene *s, const struct recipe *r, struct fx_file *file)
@@ -143,6 +144,8 @@ static inline void write_file(const struct scene *s, const struct recipe *r, str
     if (r->meta != NULL)
         fx_add_meta(file, r->meta);
     r->add(&m);
+    if (r->dora != FX_NO_DORA)
+        fx_add_dora(&m, r->dora);
 }
 
 /* The output with a file `times` times over, each at `strength`, by every route. */

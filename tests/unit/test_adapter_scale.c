@@ -224,6 +224,134 @@ static void peft_scales_whole_pairs_too(void **state)
     linear_scale(whole, NULL, "{\"r\":64,\"alpha\":32}", 1, whole, 0.5f);
 }
 
+/* --- DoRA, OFT, GLoRA, IA3, replacement --- */
+
+/* Holds that a file at strength s is on the line from the plain output to that at strength 1. */
+static void assert_line(const struct recipe *r, float s)
+{
+    struct scene scene;
+
+    linear_scene(&scene);
+    float *some = with_files(&scene, r, s, 1), *one = with_files(&scene, r, 1, 1);
+    float *base = plain(&scene);
+    assert_memory_not_equal(one, base, (size_t)scene.n * sizeof *one);
+    for (int64_t i = 0; i < scene.n; i++)
+        one[i] = base[i] + s * (one[i] - base[i]);
+    assert_same(some, one, scene.n, "interpolation");
+    free(some);
+    free(one);
+    free(base);
+    scene_close(&scene);
+}
+
+static void dora_strength_zero_is_the_base(void **state)
+{
+    (void)state;
+    for (int dora = FX_DORA_OUT; dora <= FX_DORA_IN; dora++) {
+        assert_line(&(struct recipe){.add = lora_alpha, .r = 4, .dora = (enum fx_dora)dora}, 0);
+        assert_line(&(struct recipe){.add = whole, .up = 4, .uq = 4, .dora = (enum fx_dora)dora},
+                    0);
+    }
+}
+
+static void dora_strength_interpolates(void **state)
+{
+    (void)state;
+    assert_line(&(struct recipe){.add = lora_alpha, .r = 4, .dora = FX_DORA_OUT}, 0.3f);
+    assert_line(&(struct recipe){.add = loha_alpha, .r = 4, .dora = FX_DORA_IN}, 1.5f);
+}
+
+/* Lengths are those of W + c D, c being alpha / rank. */
+static void dora_scales_before_it_measures(void **state)
+{
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    assert_defined(&s, &(struct recipe){.add = lora_alpha, .r = 4, .dora = FX_DORA_OUT}, 1);
+    assert_defined(&s, &(struct recipe){.add = lora_alpha, .r = 4, .dora = FX_DORA_IN}, 1);
+    scene_close(&s);
+}
+
+/* A square layer's axis is told by the shape alone. */
+static void dora_axis_of_a_square_layer_is_its_shape(void **state)
+{
+    struct scene s;
+
+    (void)state;
+    scene_open(&s, 20, 20, 1, 1, (struct gr_shape){1, 1, 5, 20});
+    float *out = with_files(&s, &(struct recipe){.add = lora, .r = 4, .dora = FX_DORA_OUT}, 1, 1);
+    float *in = with_files(&s, &(struct recipe){.add = lora, .r = 4, .dora = FX_DORA_IN}, 1, 1);
+    assert_memory_not_equal(out, in, (size_t)s.n * sizeof *out);
+    assert_defined(&s, &(struct recipe){.add = lora, .r = 4, .dora = FX_DORA_OUT}, 1);
+    assert_defined(&s, &(struct recipe){.add = lora, .r = 4, .dora = FX_DORA_IN}, 1);
+    free(out);
+    free(in);
+    scene_close(&s);
+}
+
+BESIDE(oft_loose, fx_row_oft, SCALAR("alpha", DT_F32, 1000))
+BESIDE(oft_no_limit, fx_row_oft, SCALAR("alpha", DT_F32, 0))
+
+/* alpha limits |Q|: neither a large one nor 0 does anything. */
+static void oft_alpha_is_a_limit_and_no_scale(void **state)
+{
+    const struct recipe bare = {.add = fx_row_oft, .up = 6, .uq = 4};
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    assert_scale(&s, &(struct recipe){.add = oft_loose, .up = 6, .uq = 4}, &bare, 1);
+    assert_scale(&s, &(struct recipe){.add = oft_no_limit, .up = 6, .uq = 4}, &bare, 1);
+    assert_defined(&s, &(struct recipe){.add = fx_row_oft_limit, .up = 6, .uq = 4}, 1);
+    scene_close(&s);
+}
+
+static void oft_strength_counts_once(void **state)
+{
+    (void)state;
+    assert_line(&(struct recipe){.add = fx_row_oft, .up = 6, .uq = 4}, 0.5f);
+    assert_line(&(struct recipe){.add = fx_row_oft_peft, .up = 6, .uq = 5}, 0.5f);
+    assert_line(&(struct recipe){.add = fx_row_boft}, 0);
+}
+
+static void glora_layouts_are_told_by_shape(void **state)
+{
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    assert_defined(&s, &(struct recipe){.add = fx_row_glora, .r = 3}, 0.5f);
+    assert_defined(&s, &(struct recipe){.add = fx_row_glora_old, .r = 3}, 0.5f);
+    scene_close(&s);
+}
+
+static void ia3_adds_to_one_where_on_input_says(void **state)
+{
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    assert_defined(&s, &(struct recipe){.add = fx_row_ia3_out}, 0.5f);
+    assert_defined(&s, &(struct recipe){.add = fx_row_ia3_in}, 0.5f);
+    scene_close(&s);
+}
+
+static void replacement_ignores_the_strength_but_for_zero(void **state)
+{
+    const struct recipe r = {.add = fx_row_set};
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    float *some = with_files(&s, &r, 0.3f, 1), *one = with_files(&s, &r, 1, 1);
+    assert_same(some, one, s.n, "replacement");
+    free(some);
+    free(one);
+    scene_close(&s);
+    assert_line(&r, 0);
+}
+
 /* --- strengths --- */
 
 static void strength_zero_is_the_base(void **state)
@@ -300,6 +428,15 @@ int main(void)
         cmocka_unit_test(rslora_of_lycoris_is_in_its_alpha),
         cmocka_unit_test(rslora_of_peft_is_in_its_config),
         cmocka_unit_test(peft_scales_whole_pairs_too),
+        cmocka_unit_test(dora_strength_zero_is_the_base),
+        cmocka_unit_test(dora_strength_interpolates),
+        cmocka_unit_test(dora_scales_before_it_measures),
+        cmocka_unit_test(dora_axis_of_a_square_layer_is_its_shape),
+        cmocka_unit_test(oft_alpha_is_a_limit_and_no_scale),
+        cmocka_unit_test(oft_strength_counts_once),
+        cmocka_unit_test(glora_layouts_are_told_by_shape),
+        cmocka_unit_test(ia3_adds_to_one_where_on_input_says),
+        cmocka_unit_test(replacement_ignores_the_strength_but_for_zero),
         cmocka_unit_test(strength_zero_is_the_base),
         cmocka_unit_test(the_same_file_twice_adds_up),
         cmocka_unit_test(negative_strength_is_the_other_side),

@@ -208,6 +208,106 @@ static void h9_loha_and_diff_are_never_stored_whole(void **state)
     scene_close(&s);
 }
 
+/* Families that others ignore or apply in part: each changes the layer, as its definition says. */
+static void h10_other_families_are_applied(void **state)
+{
+    static const struct recipe recipes[] = {
+        {.add = fx_row_lora, .r = 3, .dora = FX_DORA_OUT},
+        {.add = fx_row_loha, .r = 3, .dora = FX_DORA_IN},
+        {.add = fx_row_lora_4d, .r = 3, .dora = FX_DORA_PEFT},
+        {.add = fx_row_oft, .up = 6, .uq = 5},
+        {.add = fx_row_oft_peft, .up = 6, .uq = 5},
+        {.add = fx_row_boft},
+        {.add = fx_row_glora, .r = 3},
+        {.add = fx_row_glora_old, .r = 3},
+        {.add = fx_row_ia3_out},
+        {.add = fx_row_ia3_in},
+        {.add = fx_row_set}};
+    struct scene s;
+
+    (void)state;
+    for (size_t i = 0; i < 2 * sizeof recipes / sizeof *recipes; i++) {
+        if (i % 2)
+            conv_scene(&s, 3, 3, 2);
+        else
+            linear_scene(&s);
+        assert_defined(&s, &recipes[i / 2], 1);
+        float *y = with_files(&s, &recipes[i / 2], 1, 1), *base = plain(&s);
+        assert_memory_not_equal(y, base, (size_t)s.n * sizeof *y);
+        free(y);
+        free(base);
+        scene_close(&s);
+    }
+}
+
+static void lora_zero_with_bias(struct fx_maker *m)
+{
+    float *zeros = calloc((size_t)(m->out * m->r), sizeof *zeros);
+    int64_t up[] = {m->out, m->r}, n[] = {m->out};
+
+    assert_non_null(zeros);
+    FX_PART(m, "lora_A.weight", m->r, m->in);
+    fx_add_raw(m->file, FX_PREFIX "lora_B.weight", "F32", 2, up, zeros,
+               (size_t)(m->out * m->r) * sizeof *zeros);
+    for (int64_t i = 0; i < m->out; i++)
+        zeros[i] = 0.25f;
+    fx_add_raw(m->file, FX_PREFIX "lora_B.bias", "F32", 1, n, zeros,
+               (size_t)m->out * sizeof *zeros);
+    free(zeros);
+}
+
+static void h10_bias_of_lora_B_counts(void **state)
+{
+    const struct recipe r = {.add = lora_zero_with_bias, .r = 2};
+    struct scene s;
+
+    (void)state;
+    linear_scene(&s);
+    float *y = with_files(&s, &r, 0.5f, 1), *want = plain(&s);
+    for (int64_t i = 0; i < s.n; i++)
+        want[i] += 0.125f;
+    assert_same(y, want, s.n, "bias");
+    free(y);
+    free(want);
+    scene_close(&s);
+}
+
+static void norm_quarter(struct fx_maker *m)
+{
+    float v[64];
+    int64_t n[] = {m->out};
+
+    for (int i = 0; i < 64; i++)
+        v[i] = 0.25f;
+    fx_add_raw(m->file, FX_PREFIX "w_norm", "F32", 1, n, v, (size_t)m->out * sizeof *v);
+    fx_add_raw(m->file, FX_PREFIX "b_norm", "F32", 1, n, v, (size_t)m->out * sizeof *v);
+}
+
+/* A norm's weight and bias, each 0.5 * 0.25 more. */
+static void h10_norms_are_changed(void **state)
+{
+    const struct recipe r = {.add = norm_quarter};
+
+    (void)state;
+    for (int groups = 0; groups <= 4; groups += 4) {
+        struct scene s;
+        scene_open(&s, 16, 1, 1, 1, (struct gr_shape){2, 3, 4, 16});
+        s.o.layer.kind = LAYER_NORM;
+        s.o.layer.is_conv = false;
+        s.call.groups = groups;
+        float *y = with_files(&s, &r, 0.5f, 1), *want;
+        for (int i = 0; i < 16; i++) {
+            s.weight[i] += 0.125f;
+            s.bias[i] += 0.125f;
+        }
+        want = plain(&s);
+        assert_same(y, want, s.n, "norm");
+        free(y);
+        free(want);
+        scene_close(&s);
+    }
+}
+
 /* More rows than a grid axis of 65,535 has, and a prime number of them. */
 static void h11_prime_number_of_rows(void **state)
 {
@@ -254,6 +354,9 @@ int main(void)
         cmocka_unit_test(h7_factors_beyond_f16_keep_their_range),
         cmocka_unit_test(h8_flat_w2_is_the_same_numbers),
         cmocka_unit_test(h9_loha_and_diff_are_never_stored_whole),
+        cmocka_unit_test(h10_other_families_are_applied),
+        cmocka_unit_test(h10_bias_of_lora_B_counts),
+        cmocka_unit_test(h10_norms_are_changed),
         cmocka_unit_test(h11_prime_number_of_rows),
         cmocka_unit_test(h12_activations_are_not_copied),
     };
