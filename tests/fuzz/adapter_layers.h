@@ -66,7 +66,7 @@ static inline void check(bool holds)
 static const struct layer_table *fuzz_table(void)
 {
     static struct layer *at[FUZZ_LAYERS];
-    static struct layer_table table = {at, FUZZ_LAYERS};
+    static struct layer_table table = {.at = at, .n = FUZZ_LAYERS};
 
     for (int i = 0; i < FUZZ_LAYERS; i++)
         at[i] = &fuzz_layers[i];
@@ -91,11 +91,12 @@ static inline void fuzz_run_layer(struct be_device *d, const struct adapter_set 
         {.x = {2, 1, 3, 8}, .stride = 1},
         {.x = {2, 3, 2, 8}, .stride = 1, .groups = 2},
     };
-    float x[96], y[192], strengths[2] = {0.5f, -0.5f};
+    float x[96], y[192], strengths[ADAPTER_SLOTS];
     struct layer_call call = calls[i];
 
     for (int k = 0; k < 96; k++)
         x[k] = fuzz_weight[k];
+    adapter_set_get_strengths(set, strengths);
     for (int r = ROUTE_WEIGHT; r <= ROUTE_MERGED; r++) {
         call.route = (enum gr_route)r;
         check(layer_run(d, fuzz_table(), &fuzz_layers[i], adapter_set_deltas(set), strengths, &call,
@@ -138,7 +139,7 @@ static inline void fuzz_bind(const uint8_t *data, size_t size,
         free(copy);
         return;
     }
-    if (adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, fuzz_names(), false) == KRON_OK)
+    if (adapter_bind(&set, &(struct adapter_use){f, 1, -0.5f}, 1, fuzz_names(), false) == KRON_OK)
         then(set);
     else
         check(kron_error_detail()[0] != '\0');

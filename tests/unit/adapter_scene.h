@@ -80,7 +80,7 @@ static inline void assert_same(const float *got, const float *want, int64_t n, c
 static inline void run_route(struct scene *s, const struct adapter_set *set, enum gr_route route,
                              float *y)
 {
-    float strengths[8];
+    float strengths[3 * ADAPTER_SLOTS];
 
     if (set != NULL)
         adapter_set_get_strengths(set, strengths);

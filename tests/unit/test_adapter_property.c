@@ -318,7 +318,7 @@ static void check_device(struct prop *p, struct be_device *d, enum gr_route rout
                          const double *want, const double *bound, int64_t n)
 {
     static const char *const names[] = {"weight route", "activation route", "merged"};
-    float *got = malloc((size_t)n * sizeof *got), strengths[2];
+    float *got = malloc((size_t)n * sizeof *got), strengths[ADAPTER_SLOTS];
     char who[64];
 
     assert_non_null(got);

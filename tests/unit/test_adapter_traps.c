@@ -163,7 +163,7 @@ static size_t plan_bytes(struct scene *s, const struct recipe *r, enum gr_route 
     struct be_weights *weights;
     struct be_plan *plan;
     struct graph g;
-    float strengths[2] = {1, 1};
+    float strengths[ADAPTER_SLOTS];
     size_t bytes;
 
     if (r != NULL) {
@@ -172,6 +172,8 @@ static size_t plan_bytes(struct scene *s, const struct recipe *r, enum gr_route 
         assert_int_equal(adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, s->o.names, true),
                          KRON_OK);
     }
+    for (int i = 0; i < ADAPTER_SLOTS; i++)
+        strengths[i] = 1;
     gr_init(&g, "layer");
     gr_output(&g, layer_run_op(&g, &s->o.layer, &s->call), "y");
     assert_int_equal(gr_plan(&g), KRON_OK);
