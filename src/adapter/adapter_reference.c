@@ -167,11 +167,14 @@ static kron_status add_ia3(const struct adapter_file *f, const struct adapter_mo
 {
     const struct tensor *t = m->part[AP_IA3_L] ? m->part[AP_IA3_L] : m->part[AP_IA3_WEIGHT];
     double less = m->part[AP_IA3_L] ? 1 : 0;
-    bool input = m->part[AP_IA3_L] ? t->dim[0] == 1 && !(l->is_conv && t->dim[1] == l->out)
-                                   : at(m->part[AP_IA3_ON_INPUT], 0) != 0;
     int64_t k = layer_k(l), ks = (int64_t)l->kh * l->kw;
+    bool input;
 
     KRON_TRY(check_fit(f, m, l, ia3_bind));
+    if (m->part[AP_IA3_L] != NULL)
+        input = !shape_is(t, l->out, 1, 1, 1) && !(l->is_conv && shape_is(t, 1, l->out, 1, 1));
+    else
+        input = at(m->part[AP_IA3_ON_INPUT], 0) != 0;
     for (int64_t j = 0; j < l->out * k; j++)
         dw[j] += w[j] * (at(t, input ? j % k / ks : j / k) - less);
     return KRON_OK;

@@ -159,7 +159,7 @@ static kron_status bind_left(const struct bind *b, const struct tensor *t, bool 
     d->stages = butterfly ? (int)t->dim[0] : 1;
     d->n_blocks = dim[0];
     d->block = dim[1];
-    if (t->n_dims < 3 || d->block < 1 || d->n_blocks < 1 || dim[2] != d->block ||
+    if (t->n_dims < 3 || t->n_dims > (is_rotation ? 3 : 4) || d->block < 1 || d->n_blocks < 1 || dim[2] != d->block ||
         l->out % d->block != 0 || l->out / d->block != d->n_blocks)
         return misfit(b, t);
     /* Stage i takes rows 2^i b/2 apart in pairs. */
@@ -180,7 +180,7 @@ static kron_status bind_right(const struct bind *b, const struct tensor *t, stru
     float *mix;
     void *q;
 
-    while (bb * (bb - 1) / 2 < t->dim[1])
+    while (bb <= k && bb * (bb - 1) / 2 < t->dim[1])
         bb++;
     d->kind = DELTA_RIGHT;
     d->stages = 1;

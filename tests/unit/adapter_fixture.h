@@ -40,6 +40,7 @@ static inline double fx_rel(const double *got, const double *want, int64_t n)
 
 struct fx_file {
     struct str header, data;
+    bool absolute;  /* random numbers lose their sign: what comes out is a sum of sizes */
     uint8_t *bytes; /* the whole, after fx_open() */
 };
 
@@ -82,8 +83,10 @@ static inline void fx_add(struct fx_file *f, const char *name, enum dtype t, uin
         n *= dim[i];
     data = malloc((size_t)n * width + 1);
     assert_non_null(data);
-    for (int64_t i = 0; i < n; i++)
-        fx_encode(t, fx_unit(seed), data + (size_t)i * width);
+    for (int64_t i = 0; i < n; i++) {
+        float v = fx_unit(seed);
+        fx_encode(t, f->absolute ? fabsf(v) : v, data + (size_t)i * width);
+    }
     fx_add_raw(f, name, dtype_info(t)->name, n_dims, dim, data, (size_t)n * width);
     free(data);
 }
