@@ -27,8 +27,9 @@ struct form_want {
     double energy;
     int64_t factor;
 };
-/* The sum of a layer's deltas. FORM_NONE where none that acts changes the weight. KRON_ERR_ARGUMENT if a rank is
- * needed and not given; KRON_ERR_UNSUPPORTED for deltas that depend on the weight. */
+/* The sum of a layer's deltas. FORM_NONE where none that acts changes the weight.
+ * KRON_ERR_ARGUMENT if a rank is needed and not given; KRON_ERR_UNSUPPORTED for deltas that depend
+ * on the weight. */
 kron_status form_make(const struct layer *l, struct delta_list list, const float *strengths,
                       const struct form_want *want, struct made *out);
 

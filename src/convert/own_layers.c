@@ -101,7 +101,7 @@ static kron_status add_file(struct own_layers *o, const struct adapter_file *f,
         *l = found;
         l->id = o->table.n;
         l->part = is_text(m->prefix) ? PART_TE0 : PART_UNET;
-        l->name = m->prefix; /* the file outlives the table */
+        l->name = l->native = m->prefix; /* the file outlives the table */
         *slot = (struct name_slot){m->prefix, l->id};
         o->table.at[o->table.n++] = l;
     }

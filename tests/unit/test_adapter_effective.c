@@ -29,8 +29,8 @@ static float *numbers(struct scene *s, int64_t n, float scale)
 
 static struct tensor matrix(struct scene *s, int64_t rows, int64_t cols)
 {
-    return (struct tensor){.data = numbers(s, rows * cols, 0.5f), .bytes = (size_t)(rows * cols) * 4,
-                           .type = DT_F32, .n_dims = 2, .dim = {rows, cols, 1, 1, 1, 1},
+    return (struct tensor){.data = numbers(s, rows * cols, 0.5f),
+                           .bytes = (size_t)(rows * cols) * 4, .type = DT_F32, .n_dims = 2, .dim = {rows, cols, 1, 1, 1, 1},
                            .name = "m"};
 }
 
