@@ -119,6 +119,7 @@ struct recipe {
     const char *meta, *config;
     int64_t r;
     int64_t up, uq; /* LoKr; OFT: up blocks of rows, uq of columns */
+    float scale;    /* the user's, in place of the file's; 0: the file's */
     enum fx_dora dora;
 };
 
@@ -161,7 +162,8 @@ static inline float *with_files(struct scene *s, const struct recipe *r, float s
     if (fx_open(&file, &f, r->config) != KRON_OK)
         fail_msg("%s", kron_error_detail());
     for (int i = 0; i < times; i++)
-        uses[i] = (struct adapter_use){f, 9, strength};
+        uses[i] = (struct adapter_use){
+            .file = f, .te_strength = 9, .unet_strength = strength, .scale = r->scale};
     if (adapter_bind(&set, uses, times, s->o.names, true) != KRON_OK)
         fail_msg("%s", kron_error_detail());
     y = with_set(s, set);

@@ -147,9 +147,17 @@ BESIDE(whole_one, whole, SCALAR("alpha", DT_F32, 1))
 /* Files with alpha 1 and dim 32 on whole pairs were trained either way: 1 like everywhere else. */
 static void lokr_exception_1_alpha_that_is_not_dim(void **state)
 {
+    static const char *const meta = "{\"ss_network_dim\":\"32\",\"ss_network_alpha\":\"1\"}";
+    struct scene s;
+
     (void)state;
-    linear_scale(whole_one, "{\"ss_network_dim\":\"32\",\"ss_network_alpha\":\"1\"}", NULL, 1,
-                 whole, 1);
+    linear_scale(whole_one, meta, NULL, 1, whole, 1);
+    linear_scene(&s); /* the user knows that it was trained with 1 / 32 */
+    assert_scale(&s,
+                 &(struct recipe){
+                     .add = whole_one, .meta = meta, .up = 4, .uq = 4, .scale = 1 / 32.0f},
+                 &(struct recipe){.add = whole, .up = 4, .uq = 4}, 1 / 32.0f);
+    scene_close(&s);
 }
 
 static void lokr_exception_2_kohya_cdka_and_krona(void **state)

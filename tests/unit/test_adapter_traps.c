@@ -343,6 +343,98 @@ static void h12_activations_are_not_copied(void **state)
     }
 }
 
+/* --- H13: q, k and v of unequal heights on one layer --- */
+
+static const struct {
+    const char *name;
+    int64_t at, rows;
+} pieces[] = {{"to_q", 0, 8}, {"to_k", 8, 12}, {"to_v", 20, 4}};
+
+static void add_piece(struct fx_file *f, const char *name, int i, const struct layer *l)
+{
+    uint64_t seed = 20 + (uint64_t)i;
+    char part[64];
+
+    snprintf(part, sizeof part, "lora_unet_%s.lokr_w1", name);
+    fx_add(f, part, DT_F32, &seed, FX_DIMS(2, 4));
+    snprintf(part, sizeof part, "lora_unet_%s.lokr_w2", name);
+    fx_add(f, part, DT_F32, &seed, FX_DIMS(pieces[i].rows / 2, l->in / 4, l->kh, l->kw));
+}
+
+/* The output with the file, which is freed, by every route. */
+static float *with_file(struct scene *s, struct fx_file *file)
+{
+    struct adapter_file *f;
+    struct adapter_set *set;
+    float *y;
+
+    assert_int_equal(fx_open(file, &f, NULL), KRON_OK);
+    if (adapter_bind(&set, &(struct adapter_use){f, 1, 1}, 1, s->o.names, true) != KRON_OK)
+        fail_msg("%s", kron_error_detail());
+    y = with_set(s, set);
+    adapter_set_free(&set);
+    adapter_close(&f);
+    fx_free(file);
+    return y;
+}
+
+/* Each piece's channels are those of a layer of its own. */
+static void check_pieces(struct scene *s, const float *y)
+{
+    int64_t out = s->o.layer.out, pixels = s->n / out;
+
+    for (int i = 0; i < 3; i++) {
+        struct fx_file file = {0};
+        struct scene part = *s;
+        float *weight = s->weight + pieces[i].at * layer_k(&s->o.layer), *want, *got;
+        int64_t rows = pieces[i].rows, n = rows * layer_k(&s->o.layer);
+
+        fx_one_create(&part.o, rows, s->o.layer.in, s->o.layer.kh, s->o.layer.kw,
+                      s->o.layer.is_conv);
+        part.o.layer.weight = view(weight, n);
+        part.o.layer.bias = view(s->bias + pieces[i].at, rows);
+        part.n = pixels * rows;
+        add_piece(&file, "conv_in", i, &part.o.layer);
+        want = with_file(&part, &file);
+        got = numbers(part.n, 1);
+        for (int64_t j = 0; j < part.n; j++)
+            got[j] = y[j / rows * out + pieces[i].at + j % rows];
+        assert_same(got, want, part.n, pieces[i].name);
+        free(got);
+        free(want);
+        adapter_names_free(&part.o.names);
+    }
+}
+
+static void h13_split_pieces_go_to_their_rows(void **state)
+{
+    (void)state;
+    for (int conv = 0; conv < 2; conv++) {
+        struct layer_alias aliases[3];
+        struct fx_file file = {0};
+        struct scene s;
+        float *y;
+
+        if (conv)
+            conv_scene(&s, 3, 3, 2);
+        else
+            linear_scene(&s);
+        for (int i = 0; i < 3; i++) {
+            aliases[i] = (struct layer_alias){pieces[i].name, NULL,           &s.o.layer,
+                                              pieces[i].at,   pieces[i].rows, 0};
+            add_piece(&file, pieces[i].name, i, &s.o.layer);
+        }
+        s.o.table.aliases = aliases;
+        s.o.table.n_aliases = 3;
+        adapter_names_free(&s.o.names);
+        assert_int_equal(adapter_names_create(&s.o.names, &s.o.table), KRON_OK);
+        y = with_file(&s, &file);
+        check_pieces(&s, y);
+        free(y);
+        scene_close(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +453,7 @@ int main(void)
         cmocka_unit_test(h10_norms_are_changed),
         cmocka_unit_test(h11_prime_number_of_rows),
         cmocka_unit_test(h12_activations_are_not_copied),
+        cmocka_unit_test(h13_split_pieces_go_to_their_rows),
     };
 
     return SCENE_TESTS(tests);
