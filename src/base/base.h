@@ -134,6 +134,17 @@ kron_status file_read(char **out, size_t *bytes, const char *path, size_t max_by
  * partial file. */
 kron_status file_write(const char *path, const void *data, size_t bytes);
 
+/* The same piece by piece. writer_open() makes the temporary file; writer_put() adds to it;
+ * writer_commit() renames it; writer_fini() takes away what was not renamed. Start from {0}. */
+struct file_writer {
+    char *path, *temp; /* the final name; what the file is called so far */
+    int fd;            /* only while temp is not NULL */
+};
+kron_status writer_open(struct file_writer *w, const char *path);
+kron_status writer_put(struct file_writer *w, const void *data, size_t bytes);
+kron_status writer_commit(struct file_writer *w);
+void writer_fini(struct file_writer *w);
+
 /* --- number formats (half.c): bit-exact to IEEE / OCP, round to nearest even --- */
 
 float f16_to_f32(uint16_t h);
@@ -142,5 +153,7 @@ float bf16_to_f32(uint16_t h);
 uint16_t f32_to_bf16(float f);
 float f8_e4m3_to_f32(uint8_t b); /* OCP e4m3fn: no infinity, 0x7f and 0xff are NaN */
 float f8_e5m2_to_f32(uint8_t b);
+uint8_t f32_to_f8_e4m3(float f); /* over 448 after rounding: NaN, as the format has no infinity */
+uint8_t f32_to_f8_e5m2(float f);
 
 #endif

@@ -153,20 +153,63 @@ static kron_status create_beside(const char *path, struct str *name, int *fd)
     return *fd < 0 ? io_error(path, "cannot create") : KRON_OK;
 }
 
-kron_status file_write(const char *path, const void *data, size_t bytes)
+kron_status writer_open(struct file_writer *w, const char *path)
 {
     struct str temp = {0};
-    int fd = -1;
-    kron_status status = create_beside(path, &temp, &fd);
+    void *copy;
 
+    memset(w, 0, sizeof *w);
+    KRON_TRY(mem_alloc(&copy, strlen(path) + 1, "a file name"));
+    kron_status status = create_beside(path, &temp, &w->fd);
+    if (status != KRON_OK) {
+        mem_free(copy);
+        str_free(&temp);
+        return status;
+    }
+    w->path = strcpy(copy, path);
+    w->temp = temp.s;
+    return KRON_OK;
+}
+
+kron_status writer_put(struct file_writer *w, const void *data, size_t bytes)
+{
+    return write_all(w->fd, data, bytes, w->path);
+}
+
+kron_status writer_commit(struct file_writer *w)
+{
+    int fd = w->fd;
+
+    w->fd = -1;
+    if (close(fd) != 0)
+        return io_error(w->path, "cannot write");
+    if (rename(w->temp, w->path) != 0)
+        return io_error(w->path, "cannot rename to this name");
+    mem_free(w->temp);
+    w->temp = NULL;
+    return KRON_OK;
+}
+
+void writer_fini(struct file_writer *w)
+{
+    if (w->temp != NULL) {
+        if (w->fd >= 0)
+            close(w->fd);
+        unlink(w->temp);
+    }
+    mem_free(w->temp);
+    mem_free(w->path);
+    memset(w, 0, sizeof *w);
+}
+
+kron_status file_write(const char *path, const void *data, size_t bytes)
+{
+    struct file_writer w;
+
+    KRON_TRY(writer_open(&w, path));
+    kron_status status = writer_put(&w, data, bytes);
     if (status == KRON_OK)
-        status = write_all(fd, data, bytes, path);
-    if (fd >= 0 && close(fd) != 0 && status == KRON_OK)
-        status = io_error(path, "cannot write");
-    if (status == KRON_OK && rename(str_get(&temp), path) != 0)
-        status = io_error(path, "cannot rename to this name");
-    if (status != KRON_OK && fd >= 0)
-        unlink(str_get(&temp));
-    str_free(&temp);
+        status = writer_commit(&w);
+    writer_fini(&w);
     return status;
 }

@@ -77,3 +77,34 @@ float f8_e5m2_to_f32(uint8_t b)
 {
     return f16_to_f32((uint16_t)(b << 8)); /* the upper half of an f16 */
 }
+
+/* To `m_bits` of mantissa with the exponent bias `bias`, ties to even; what is over `max` becomes
+ * `over`, NaN `nan`. |f|'s bits are rounded as an integer: a carry moves into the exponent. */
+static uint8_t to_f8(float f, int m_bits, int bias, float max, uint8_t over, uint8_t nan)
+{
+    uint32_t u = to_bits(f), a = u & 0x7fffffff, drop = 23u - (uint32_t)m_bits;
+    uint8_t sign = (uint8_t)(u >> 24 & 0x80);
+    float tiny = from_bits((uint32_t)(128 - bias) << 23); /* the least normal number */
+
+    if (a > 0x7f800000)
+        return (uint8_t)(sign | nan);
+    if (from_bits(a) < tiny) { /* a multiple of tiny / 2^m_bits, rounded by the addition */
+        float one = from_bits((uint32_t)(128 - bias + (int)drop) << 23);
+        return (uint8_t)(sign | (to_bits(from_bits(a) + one) - to_bits(one)));
+    }
+    a += (1u << (drop - 1)) - 1 + (a >> drop & 1);
+    a &= ~((1u << drop) - 1);
+    if (from_bits(a) > max)
+        return (uint8_t)(sign | over);
+    return (uint8_t)(sign | ((a >> drop) - ((uint32_t)(127 - bias) << m_bits)));
+}
+
+uint8_t f32_to_f8_e4m3(float f)
+{
+    return to_f8(f, 3, 7, 448, 0x7f, 0x7f);
+}
+
+uint8_t f32_to_f8_e5m2(float f)
+{
+    return to_f8(f, 2, 15, 57344, 0x7c, 0x7f);
+}

@@ -29,6 +29,11 @@ void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char
  * and differ: KRON_ERR_ARGUMENT. */
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta);
+/* Its first part alone, for writing a file that never lies in memory as a whole: opens w and
+ * writes the header; of the tensors only name, type, shape and bytes are read. Their data follow
+ * by writer_put(), in the same order. */
+kron_status st_write_header(struct file_writer *w, const char *path, const struct tensor *tensors,
+                            int64_t n, const char *const *meta_key_value, int64_t n_meta);
 
 /* --- store --- */
 

@@ -37,35 +37,49 @@ static char *header_text(const struct tensor *tensors, int64_t n, const char *co
     return text;
 }
 
-static void add_length(struct str *out, uint64_t n)
+/* Eight bytes of length, the header, and blanks to where data begin: a multiple of 8. */
+static kron_status put_header(struct file_writer *w, const char *text)
 {
-    char b[8];
+    size_t len = strlen(text), pad = (8 - len % 8) % 8;
+    uint64_t n = len + pad;
+    char length[8];
 
     for (int i = 0; i < 8; i++)
-        b[i] = (char)(n >> 8 * i & 255);
-    str_add_n(out, b, 8);
+        length[i] = (char)(n >> 8 * i & 255);
+    KRON_TRY(writer_put(w, length, 8));
+    KRON_TRY(writer_put(w, text, len));
+    return writer_put(w, "        ", pad);
+}
+
+kron_status st_write_header(struct file_writer *w, const char *path, const struct tensor *tensors,
+                            int64_t n, const char *const *meta_key_value, int64_t n_meta)
+{
+    char *text = header_text(tensors, n, meta_key_value, n_meta);
+
+    memset(w, 0, sizeof *w);
+    if (text == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "%s: cannot write the header: names must be UTF-8 and "
+                       "differ", path);
+    kron_status status = writer_open(w, path);
+    if (status == KRON_OK)
+        status = put_header(w, text);
+    free(text);
+    if (status != KRON_OK)
+        writer_fini(w);
+    return status;
 }
 
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta)
 {
-    struct str out = {0};
-    char *text = header_text(tensors, n, meta_key_value, n_meta);
+    struct file_writer w;
+    kron_status status = st_write_header(&w, path, tensors, n, meta_key_value, n_meta);
 
-    if (text == NULL)
-        return err_set(KRON_ERR_ARGUMENT, "%s: cannot write the header: names must be UTF-8 and "
-                       "differ", path);
-    size_t pad = (8 - strlen(text) % 8) % 8; /* data begins at a multiple of 8 */
-    add_length(&out, strlen(text) + pad);
-    str_add(&out, text);
-    str_add_n(&out, "        ", pad);
-    free(text);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n && status == KRON_OK; i++)
         if (tensors[i].bytes > 0)
-            str_add_n(&out, tensors[i].data, tensors[i].bytes);
-    kron_status status = out.status;
+            status = writer_put(&w, tensors[i].data, tensors[i].bytes);
     if (status == KRON_OK)
-        status = file_write(path, out.s, out.len);
-    str_free(&out);
+        status = writer_commit(&w);
+    writer_fini(&w);
     return status;
 }

@@ -69,6 +69,33 @@ void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst)
     infos[t->type].decode((const char *)t->data + dtype_bytes(t->type, at), n, dst);
 }
 
+bool dtype_is_float(enum dtype t)
+{
+    return t == DT_F64 || t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_F8_E4M3 ||
+           t == DT_F8_E5M2;
+}
+
+void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst)
+{
+    double *f64 = dst;
+    uint16_t *half = dst;
+    uint8_t *f8 = dst;
+
+    KRON_ASSERT(dtype_is_float(t));
+    if (t == DT_F32)
+        memcpy(dst, src, (size_t)n * sizeof *src);
+    for (int64_t i = 0; t == DT_F64 && i < n; i++)
+        f64[i] = src[i];
+    for (int64_t i = 0; t == DT_F16 && i < n; i++)
+        half[i] = f32_to_f16(src[i]);
+    for (int64_t i = 0; t == DT_BF16 && i < n; i++)
+        half[i] = f32_to_bf16(src[i]);
+    for (int64_t i = 0; t == DT_F8_E4M3 && i < n; i++)
+        f8[i] = f32_to_f8_e4m3(src[i]);
+    for (int64_t i = 0; t == DT_F8_E5M2 && i < n; i++)
+        f8[i] = f32_to_f8_e5m2(src[i]);
+}
+
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
 {
     struct tensor v = *t;

@@ -49,6 +49,11 @@ int64_t tensor_elements(const struct tensor *t);
 size_t dtype_bytes(enum dtype t, int64_t n);
 /* Elements [at, at + n) as f32; at and n multiples of the type's block. */
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst);
+/* True for the types that tensor_encode() writes: f64, f32, f16, bf16, f8. */
+bool dtype_is_float(enum dtype t);
+/* Writes n numbers in type t, to nearest even. What a type has no number for becomes its infinity
+ * or NaN. */
+void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst);
 /* A view of rows [row, row + n) of the first dimension. */
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n);
 /* "[320, 4, 3, 3]" into buf (64 bytes are enough); returns buf. */

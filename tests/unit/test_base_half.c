@@ -97,9 +97,36 @@ static double bf16_value(unsigned code)
     return define(code, 8, 7, true);
 }
 
+static double e4m3_value(unsigned code)
+{
+    return define(code, 4, 3, false);
+}
+
+static double e5m2_value(unsigned code)
+{
+    return define(code, 5, 2, true);
+}
+
+/* Codes of the 8-bit formats with their sign where the 16-bit ones have it. */
+static uint16_t e4m3_encode(float x)
+{
+    uint8_t c = f32_to_f8_e4m3(x);
+    return (uint16_t)((c & 0x80) << 8 | (c & 0x7f));
+}
+
+static uint16_t e5m2_encode(float x)
+{
+    uint8_t c = f32_to_f8_e5m2(x);
+    return (uint16_t)((c & 0x80) << 8 | (c & 0x7f));
+}
+
+/* e4m3fn has NaN where the others have infinity; 464, halfway to what would be 480, still rounds
+ * to the even 448. */
 static const struct format formats[] = {
     {"f16", f32_to_f16, f16_value, 0x7c00, 65520},
     {"bf16", f32_to_bf16, bf16_value, 0x7f80, 0x1.ffp127},
+    {"e4m3", e4m3_encode, e4m3_value, 0x7f, 0x1.d000001p8},
+    {"e5m2", e5m2_encode, e5m2_value, 0x7c, 61440},
 };
 
 /* The code nearest to |x| by exact comparison in double, which holds both neighbours, x and their
@@ -162,8 +189,8 @@ static void all_magnitudes_round(void **state)
         float x = from_bits((u ^ u >> 15) & 0x7fffffff);
         if (isnan(x))
             continue;
-        expect_rounding(&formats[0], x);
-        expect_rounding(&formats[1], x);
+        for (size_t k = 0; k < sizeof formats / sizeof *formats; k++)
+            expect_rounding(&formats[k], x);
     }
 }
 
@@ -196,6 +223,8 @@ static void nan_stays_nan(void **state)
     for (size_t i = 0; i < sizeof nans / sizeof *nans; i++) {
         float x = from_bits(nans[i]);
         uint16_t h = f32_to_f16(x), b = f32_to_bf16(x);
+        assert_true(isnan(f8_e4m3_to_f32(f32_to_f8_e4m3(x))));
+        assert_true(isnan(f8_e5m2_to_f32(f32_to_f8_e5m2(x))));
         assert_true((h & 0x7c00) == 0x7c00 && (h & 0x3ff) != 0);
         assert_true((b & 0x7f80) == 0x7f80 && (b & 0x7f) != 0);
         assert_int_equal(h >> 15, bits(x) >> 31);
