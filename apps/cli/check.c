@@ -190,6 +190,14 @@ static bool check_side(const char *name, int side)
     return complain("%s %d is not a multiple of 8: %d and %d are", name, side, below, above);
 }
 
+static bool check_loras(const struct options *o)
+{
+    for (int i = 0; i < o->loras.n; i++)
+        if (kron_adapter_check_text(o->loras.at[i]) != KRON_OK)
+            return complain("--lora: %s", kron_error_detail());
+    return true;
+}
+
 bool check_options(struct options *o)
 {
     if (o->model == NULL && o->diffusion_model == NULL)
@@ -202,6 +210,10 @@ bool check_options(struct options *o)
         return complain("--mask needs --init-img");
     if (o->lora_dir != NULL && !is_folder(o->lora_dir))
         return complain("--lora-model-dir %s: there is no such folder", o->lora_dir);
+    if (o->embd_dir != NULL && !is_folder(o->embd_dir))
+        return complain("--embd-dir %s: there is no such folder", o->embd_dir);
+    if (!check_loras(o))
+        return false;
     if (o->seed > INT64_MAX - o->batch)
         return complain("--seed %lld: too large for %d pictures", (long long)o->seed, o->batch);
     if (o->preview != PREVIEW_NONE && !is_picture_name(o->preview_path))

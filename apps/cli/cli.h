@@ -15,12 +15,20 @@ enum preview { PREVIEW_NONE, PREVIEW_PROJ, PREVIEW_VAE };
 
 enum { SIZE_UNSET = -1, MAX_SIDE = 16384, MAX_STEPS = 999 };
 
+/* Words that an option was given with, one each time; they point into argv. */
+struct word_list {
+    const char **at; /* owned */
+    int n;
+};
+
 /* What the command line says. Strings point into argv unless noted. */
 struct options {
     int mode; /* enum mode */
     int help, version, verbose, color;
     /* model */
-    const char *model, *diffusion_model, *clip_l, *clip_g, *vae, *lora_dir;
+    const char *model, *diffusion_model, *clip_l, *clip_g, *vae, *lora_dir, *embd_dir;
+    const char *lbw_presets;
+    struct word_list loras;
     int backend, type, prediction; /* index among the choices of the option, -1: not given */
     int threads, apply, strict;
     double max_gib;

@@ -145,6 +145,7 @@ static void fill_job(struct run *r)
     job->prompt = o->prompt;
     job->negative_prompt = o->negative;
     job->lora_dir = o->lora_dir;
+    job->embd_dir = o->embd_dir;
     job->width = o->width;
     job->height = o->height;
     job->batch_count = o->batch;
@@ -185,10 +186,13 @@ static kron_status open_model(struct run *r)
     kron_session_params how = {
         .apply = (kron_apply)o->apply, .strict = o->strict,
         .max_memory = o->max_gib > 0 ? (int64_t)(o->max_gib * 1073741824.0) : 0,
+        .block_presets = o->lbw_presets,
     };
     kron_status status = kron_model_open(&r->model, &files);
     if (status == KRON_OK)
         status = kron_session_create(&r->session, r->model, &how);
+    for (int i = 0; i < o->loras.n && status == KRON_OK; i++)
+        status = kron_session_add_adapter_text(r->session, o->loras.at[i]);
     return status;
 }
 

@@ -38,7 +38,7 @@ static const struct known table[] = {
     MISSING("--vae-format"), MISSING("--audio-vae"), MISSING("--taesd"), MISSING("--tae"),
     MISSING("--control-net"), MISSING("--ip-adapter"), MISSING("--motion-module"),
     MISSING("--photo-maker"), MISSING("--pulid-weights"), MISSING("--upscale-model"),
-    MISSING("--embd-dir"), MISSING("--hires-upscalers-dir"), MISSING("--tensor-type-rules"),
+    MISSING("--hires-upscalers-dir"), MISSING("--tensor-type-rules"),
     MISSING("--model-args"),
     /* devices */
     MISSING("--params-backend"), MISSING("--split-mode"), MISSING("--rpc-servers"),

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { GROUP, FLAG, TEXT, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE };
+enum kind { GROUP, FLAG, TEXT, LIST, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE };
 
 /* A choice that begins with '!' is known from stable-diffusion.cpp and not here yet. */
 static const char *const modes[] = {"img_gen",    "metadata", "help",     "txt2img",  "img2img",
@@ -40,6 +40,9 @@ struct option {
 #define TEXT_(n, a, field, what, h)                                                     \
     {.kind = TEXT, .name = n, .alt = a, .at = offsetof(struct options, field), .arg = what, \
      .help = h}
+#define LIST_(n, a, field, what, h)                                                     \
+    {.kind = LIST, .name = n, .alt = a, .at = offsetof(struct options, field), .arg = what, \
+     .help = h}
 #define NUMBER_(k, n, a, field, lo, hi, h)                                                   \
     {.kind = k, .name = n, .alt = a, .at = offsetof(struct options, field), .min = lo, .max = hi, \
      .arg = "N", .help = h}
@@ -64,6 +67,13 @@ static const struct option table[] = {
     TEXT_("--vae", NULL, vae, "FILE", "VAE to use in place of the model's"),
     TEXT_("--lora-model-dir", NULL, lora_dir, "FOLDER",
           "where <lora:NAME:STRENGTH> in a prompt finds NAME"),
+    LIST_("--lora", NULL, loras, "FILE[:S]",
+          "Kron's own: an adapter, with its strength, FILE:TEXT_S:UNET_S, and fields :KEY=VALUE as "
+          "in a tag (docs/adapters.md); may be given again"),
+    TEXT_("--lbw-presets", NULL, lbw_presets, "FILE",
+          "Kron's own: named block weights for lbw=, lines NAME:NUMBER,NUMBER,..."),
+    TEXT_("--embd-dir", NULL, embd_dir, "FOLDER",
+          "textual inversion: WORD in a prompt is the vectors of FOLDER/WORD.safetensors"),
     CHOICE_("--lora-apply-mode", NULL, apply, applies,
             "how adapters act: merged into memory once, or at run time on the stored weights "
             "(auto: by cost, layer by layer)"),
@@ -156,6 +166,7 @@ void options_free(struct options *o)
     free(o->sigmas);
     free(o->prompt_text);
     free(o->negative_text);
+    free(o->loras.at);
 }
 
 /* --- help --- */
@@ -354,6 +365,16 @@ static bool set_tile(struct options *o, const char *word, const char *value)
     return true;
 }
 
+static bool add_word(struct word_list *list, const char *word)
+{
+    const char **at = realloc(list->at, ((size_t)list->n + 1) * sizeof *at);
+    if (at == NULL)
+        return complain("out of memory");
+    list->at = at;
+    at[list->n++] = word;
+    return true;
+}
+
 static bool set(struct options *o, const struct option *opt, const char *word, const char *value)
 {
     void *field = (char *)o + opt->at;
@@ -362,6 +383,8 @@ static bool set(struct options *o, const struct option *opt, const char *word, c
     case TEXT:
         *(const char **)field = value;
         return true;
+    case LIST:
+        return add_word(field, value);
     case WHOLE:
     case SEED:
         return set_whole(opt, field, word, value);

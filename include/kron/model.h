@@ -69,5 +69,30 @@ KRON_API kron_status kron_adapter_open(kron_adapter **out, const char *path);
 /* Drops the caller's reference and sets *a to NULL; sessions that use it keep their own. */
 KRON_API void kron_adapter_close(kron_adapter **a);
 
+/* The path that it was opened by; valid as long as the adapter. */
+KRON_API const char *kron_adapter_path(const kron_adapter *a);
+
+/* --- the adapter files that a model keeps --- */
+
+/* A model keeps the adapter files that its sessions opened by name, so that coming back to one
+ * costs no reading. A file is known by its path, device, inode, size and time of change: one that
+ * was replaced is read anew. Files that a session or a caller still holds are never dropped. */
+typedef struct kron_adapter_cache {
+    size_t budget;          /* bytes of files to keep; more only while they are in use */
+    size_t bytes;           /* of those kept now */
+    int files;              /* kept now */
+    uint64_t hits, misses;  /* openings that found the file kept, and that read it */
+    uint64_t dropped;       /* files dropped to keep to the budget */
+} kron_adapter_cache;
+
+#define KRON_ADAPTER_CACHE_BYTES ((size_t)1 << 30) /* the budget of a new model */
+
+/* Opens a file as kron_adapter_open() does, through the model's cache. Any thread. */
+KRON_API kron_status kron_model_open_adapter(kron_model *m, kron_adapter **out, const char *path);
+
+/* Sets the budget, and drops what is over it at once; 0: keep nothing that is not in use. */
+KRON_API void kron_model_set_adapter_cache(kron_model *m, size_t bytes);
+KRON_API kron_adapter_cache kron_model_get_adapter_cache(const kron_model *m);
+
 KRON_API_END
 #endif

@@ -25,28 +25,97 @@ typedef struct kron_session_params { /* zeroed: defaults */
     kron_apply apply;
     int strict;              /* nonzero: an adapter tensor that does not fit is an error */
     int64_t max_memory;      /* bytes for compute buffers and merged weights; 0: from free memory */
+    const char *block_presets; /* file of named block weights, lines NAME:NUMBER,NUMBER,...; read
+                                * here and not kept; NULL: only those that A1111's users know */
 } kron_session_params;
 
-/* Errors: KRON_ERR_MEMORY. The model must outlive the session. params may be NULL. */
+/* Errors: KRON_ERR_MEMORY; KRON_ERR_IO and KRON_ERR_FORMAT for the presets. The model must outlive
+ * the session. params may be NULL. */
 KRON_API kron_status kron_session_create(kron_session **out, kron_model *m,
                                          const kron_session_params *params);
 KRON_API void kron_session_free(kron_session **s);
 
+/* Blocks of a UNet in the order of A1111's block weights (sd-webui-lora-block-weight):
+ * BASE, IN00 to IN11, M00, OUT00 to OUT11. BASE is the text encoders and, of the UNet, all that
+ * stands in no block. SDXL has IN00 to IN08 and OUT00 to OUT08. */
+enum { KRON_BLOCKS = 26 };
+
+typedef struct kron_step_point {
+    float at;     /* place in the run; points are given in rising order */
+    float factor; /* no unit; may be negative */
+} kron_step_point;
+
+/* One use of an adapter. Everything after the strengths may be zero: it then acts in the whole
+ * image at every step. Pointers are read during the call that is given them.
+ *
+ * Places in a run: step i of n, from 0, stands at i / n, so that 0 is the first step and 1 is
+ * never reached; where `..._in_numbers` is set a place is the number of a step, from 1. Image to
+ * image counts the steps that it runs. */
 typedef struct kron_adapter_use {
     kron_adapter *adapter;
     float te_strength;   /* text encoders; no unit, 0 = off, may be negative */
     float unet_strength; /* UNet */
+    const float *blocks; /* KRON_BLOCKS factors of the strengths; NULL: all 1 */
+    float start, stop;   /* the UNet's part acts where start <= place < stop; stop 0: to the end.
+                          * Text is encoded before the first step, with the strength for it */
+    int range_in_numbers;         /* nonzero: start and stop are numbers of steps */
+    const kron_step_point *curve; /* factor of the UNet's strength over the steps: straight lines
+                                   * between points, constant before the first and after the last;
+                                   * at equal places it jumps. NULL: 1 */
+    size_t n_curve;
+    int curve_in_numbers;
+    float scale;         /* replaces alpha / rank of every module, for files that state it wrongly;
+                          * 0: the file's own. Full differences have none */
+    const kron_image *mask; /* confines it to the white of a grey picture, grey in part; the picture
+                             * is stretched over the image. NULL: the whole image */
+    float region[4];     /* confines it to a rectangle: left, top, right, bottom, in shares of the
+                          * image; all 0: none. With a mask: to what both leave */
 } kron_adapter_use;
+
+/* What a region leaves out: layers that read the text or the time have no place in the image, so
+ * a confined adapter does not act on them, nor on the text encoders; the report counts them. */
 
 /* Replaces the session's adapters; those of earlier calls are dropped. A file given twice counts
  * twice. n = 0 takes all off. The base weights are never changed, so taking off is exact.
- * Only strengths differ from the present set: costs nothing (except with IMMEDIATELY).
+ * If only strengths, block weights, or numbers of a range or curve differ from the present set it
+ * costs nothing (except merged layers, which are made again).
  * The session takes its own references.
- * Errors: KRON_ERR_SHAPE if a file fits no layer of the model at all (the detail names the
- * architecture that it seems to be for), or with `strict` if any tensor does not fit; the session
- * is then as it was. */
+ * Errors: KRON_ERR_ARGUMENT (which adapter, which field); KRON_ERR_SHAPE if a file fits no layer
+ * of the model at all (the detail names the architecture that it seems to be for), or with
+ * `strict` if any tensor does not fit. After any error the session is as it was. A job's adapters
+ * do not change while it runs: calls from its progress function are KRON_ERR_ARGUMENT. This
+ * holds for all functions here that change adapters. */
 KRON_API kron_status kron_session_set_adapters(kron_session *s, const kron_adapter_use *uses,
                                                size_t n);
+
+/* Adds one at the end of the list; removes number i; takes all off. */
+KRON_API kron_status kron_session_add_adapter(kron_session *s, const kron_adapter_use *use);
+KRON_API kron_status kron_session_remove_adapter(kron_session *s, size_t i);
+KRON_API kron_status kron_session_clear_adapters(kron_session *s);
+
+/* Adds an adapter given as text, the way that a prompt's tag would:
+ * FILE[:STRENGTH[:UNET]][:KEY=VALUE...]. FILE and mask= are paths, opened through the model's
+ * cache. Keys: te unet lbw start stop step scale mask region (docs/adapters.md). */
+KRON_API kron_status kron_session_add_adapter_text(kron_session *s, const char *text);
+/* Whether such a text can be read. Opens no file. */
+KRON_API kron_status kron_adapter_check_text(const char *text);
+
+/* Other strengths for adapter i; all else of it stays. Costs nothing, and cannot fail but for
+ * arguments. */
+KRON_API kron_status kron_session_set_strength(kron_session *s, size_t i, float te_strength,
+                                               float unet_strength);
+
+/* The present list: how many, and number i. What it points to is the session's, valid until its
+ * adapters change; the mask is grey and may be smaller than the one that was given. */
+KRON_API size_t kron_session_adapter_count(const kron_session *s);
+KRON_API kron_status kron_session_get_adapter(const kron_session *s, size_t i,
+                                              kron_adapter_use *out);
+
+/* Block weights from what stands after lbw= in a tag: the name of a preset (NONE ALL INS IND INALL
+ * MIDD OUTD OUTS OUTALL ALL0.5, or one of the session's own), or numbers with commas, BASE first:
+ * 17 or 26 for SD 1.x and 2.x; 12, 20 or 26 for SDXL. Blocks that a short list leaves out get 0.
+ *   out  KRON_BLOCKS numbers. */
+KRON_API kron_status kron_session_read_blocks(const kron_session *s, const char *text, float *out);
 
 /* What was applied and what was not, and why: lines of text about each file of the present set.
  * Owned by the session, valid until its adapters change. */
@@ -68,9 +137,11 @@ typedef int (*kron_progress_fn)(const kron_progress *p, void *user);
 /* One job. Strings are UTF-8 and need only live during the call. Start from
  * kron_job_default(): zero is a meaningful value of several fields. */
 typedef struct kron_job {
-    const char *prompt;          /* A1111 attention syntax, BREAK, <lora:name:strength> */
+    const char *prompt;          /* A1111 attention syntax, BREAK, <lora:name:strength:key=...> */
     const char *negative_prompt; /* NULL: "" */
-    const char *lora_dir;        /* where <lora:name> files are; NULL: tags are an error */
+    const char *lora_dir;        /* where files that tags name are; NULL: tags are an error */
+    const char *embd_dir;        /* folder of WORD.safetensors files (textual inversion): WORD in a
+                                    prompt stands for the file's vectors; NULL: none */
     int width, height;           /* pixels, multiples of 8 */
     int batch_count;             /* pictures, seeds seed, seed + 1, ... */
     int64_t seed;                /* 0..2^63-1; negative: random, written back by the caller */

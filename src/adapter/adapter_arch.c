@@ -26,12 +26,13 @@ static const struct clue name_clues[] = {
     {"double_blocks_", ADAPTER_ARCH_FLUX},
     {"single_transformer_blocks_", ADAPTER_ARCH_FLUX},
     {"single_blocks_", ADAPTER_ARCH_FLUX},
-    {"attn_add_k_proj", ADAPTER_ARCH_DIT},
     {"img_mlp", ADAPTER_ARCH_QWEN},
     {"feed_forward_w1", ADAPTER_ARCH_ZIMAGE},
     {"attention_qkv", ADAPTER_ARCH_ZIMAGE},
     {"attention_to_q", ADAPTER_ARCH_ZIMAGE},
     {"blocks_0_cross_attn", ADAPTER_ARCH_WAN},
+    {"blocks_0_self_attn", ADAPTER_ARCH_WAN},
+    {"blocks_0_ffn_", ADAPTER_ARCH_WAN},
 };
 
 /* The same for files of the UNet kind: SDXL has two text encoders and transformers of two and
@@ -89,8 +90,7 @@ static enum adapter_arch by_names(const struct adapter_file *f, const struct clu
     return ADAPTER_ARCH_UNKNOWN;
 }
 
-/* Width of the input that a module is for; 0 if its tensors do not tell. */
-static int64_t module_width(const struct adapter_module *m)
+int64_t module_width(const struct adapter_module *m)
 {
     const struct tensor *const *p = m->part;
 
@@ -143,9 +143,33 @@ static enum adapter_arch by_metadata(const struct adapter_file *f)
     return ADAPTER_ARCH_UNKNOWN;
 }
 
+/* Diffusion transformers under diffusers' names, where nothing else told: attention of a
+ * two-stream block. SD 3's two widths are its own; only Qwen-Image has sixty blocks. */
+static enum adapter_arch by_transformer(const struct adapter_file *f)
+{
+    static const struct clue sixty = {"transformer_blocks_59_attn_", ADAPTER_ARCH_QWEN};
+    static const char *const pieces[] = {"_attn_to_q", "_attn_to_k", "_attn_to_v",
+                                         "_attn_add_q_proj", "_attn_add_k_proj",
+                                         "_attn_add_v_proj"};
+    bool any = false;
+
+    for (int i = 0; i < f->n_modules; i++) {
+        const struct adapter_module *m = &f->modules[i];
+        for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
+            if (!has_piece(m->prefix, "transformer_blocks_") || !has_piece(m->prefix, pieces[k]))
+                continue;
+            if (module_width(m) == 1536 || module_width(m) == 2432)
+                return ADAPTER_ARCH_SD3;
+            any = true;
+        }
+    }
+    if (by_names(f, &sixty, 1) != ADAPTER_ARCH_UNKNOWN)
+        return ADAPTER_ARCH_QWEN;
+    return any ? ADAPTER_ARCH_DIT : ADAPTER_ARCH_UNKNOWN;
+}
+
 enum adapter_arch arch_guess(const struct adapter_file *f)
 {
-    static const struct clue transformer = {"transformer_blocks_0_attn_to_q", ADAPTER_ARCH_DIT};
     enum adapter_arch a = by_names(f, name_clues, sizeof name_clues / sizeof *name_clues);
 
     if (a == ADAPTER_ARCH_UNKNOWN)
@@ -154,7 +178,5 @@ enum adapter_arch arch_guess(const struct adapter_file *f)
         a = by_names(f, unet_clues, sizeof unet_clues / sizeof *unet_clues);
     if (a == ADAPTER_ARCH_UNKNOWN)
         a = by_metadata(f);
-    if (a == ADAPTER_ARCH_UNKNOWN)
-        a = by_names(f, &transformer, 1);
-    return a;
+    return a == ADAPTER_ARCH_UNKNOWN ? by_transformer(f) : a;
 }

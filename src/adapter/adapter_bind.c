@@ -9,7 +9,7 @@ struct adapter_set {
     struct delta *all; /* every delta, in the order of layers */
     struct factor_pool pool;
     int n;
-    float *strengths;
+    float *strengths; /* of the uses, at the first step */
     struct adapter_report *reports;
     struct adapter_skip **skips; /* one array for each file */
 };
@@ -29,8 +29,10 @@ struct binder {
     const struct adapter_names *names;
     bool strict;
     struct bound_list *bound; /* of all files so far */
-    const struct adapter_file *f; /* the file at work, and its number */
+    const struct adapter_file *f; /* the file at work, its number and how it is used */
     int index;
+    const struct adapter_use *use;
+    const struct delta_region *region; /* the set's own copy; NULL: everywhere */
     struct adapter_report *r;
     size_t cap_skips;
     int n_why[ADAPTER_SKIP_KEY + 1];
@@ -105,7 +107,16 @@ static kron_status skip_family(struct binder *b, const char *name, const char *w
 
 /* --- one module --- */
 
-static kron_status add_delta(struct binder *b, const struct layer *l, const struct delta *d)
+/* What a layer's delta takes from the use of its file, whatever its family. */
+static void take_use(const struct binder *b, const struct layer *l, struct delta *d)
+{
+    d->strength = ADAPTER_SLOTS * b->index + adapter_slot(l);
+    d->varying = l->part == PART_UNET && adapter_steps_vary(&b->use->steps);
+}
+
+/* One delta for each layer that the module has rows of. */
+static kron_status add_delta(struct binder *b, const struct adapter_target *t,
+                             const struct delta *d)
 {
     struct bound_list *list = b->bound;
 
@@ -115,8 +126,9 @@ static kron_status add_delta(struct binder *b, const struct layer *l, const stru
                           "adapter deltas"));
         list->cap = cap;
     }
-    list->at[list->n++] = (struct bound){l->id, *d};
-    return KRON_OK;
+    list->at[list->n] = (struct bound){t->layer->id, *d};
+    take_use(b, t->layer, &list->at[list->n].d);
+    return delta_window(&list->at[list->n++].d, t);
 }
 
 static void widen(int64_t *min, int64_t *max, int64_t v)
@@ -127,19 +139,34 @@ static void widen(int64_t *min, int64_t *max, int64_t v)
     *max = v > *max ? v : *max;
 }
 
+/* Whether it adds a product to the weight and does nothing else: what a region can confine. */
+static bool only_adds(const struct delta *d, const struct layer *l)
+{
+    bool product = d->kind == DELTA_LOW_RANK || d->kind == DELTA_HADAMARD ||
+                   d->kind == DELTA_KRON || d->kind == DELTA_FULL;
+
+    return product && l->kind != LAYER_NORM && d->axis == GAIN_NONE && d->bias == NULL &&
+           !d->replace;
+}
+
 /* One family of a module. *ok: it was applied. */
 static kron_status bind_family(struct binder *b, const struct adapter_module *m,
-                               const struct layer *l, int family, bool *ok)
+                               const struct adapter_match *match, int family, bool *ok)
 {
-    struct bind one = {b->f, m, l, &b->set->pool};
-    struct delta d = {.kind = DELTA_NONE, .strength = 2 * b->index + (l->part == PART_UNET),
-                      .rows = l->out};
+    const struct layer *l = match->layer;
+    struct bind one = {b->f, m, l, &b->set->pool, b->use->scale};
+    struct delta d = {.kind = DELTA_NONE, .rows = l->out, .region = b->region};
     kron_status status = families[family].bind(&one, &d);
     char why[512];
 
     if (status == KRON_OK && families[family].product && m->part[AP_DORA_SCALE] != NULL)
         status = dora_bind(&one, &d);
-
+    if (status == KRON_OK && d.region != NULL && !only_adds(&d, l))
+        return skip_family(b, m->prefix, "confining to a region what does more than add a product");
+    for (int i = 0; i < match->n_targets && status == KRON_OK; i++) {
+        struct delta part = d;
+        status = delta_window(&part, &match->targets[i]);
+    }
     if (status != KRON_OK)
         snprintf(why, sizeof why, "%s", kron_error_detail());
 
@@ -148,7 +175,9 @@ static kron_status bind_family(struct binder *b, const struct adapter_module *m,
         widen(&b->r->rank_min, &b->r->rank_max, d.rank);
         widen(&b->r->up_min, &b->r->up_max, d.up);
         *ok = true;
-        return add_delta(b, l, &d);
+        for (int i = 0; i < match->n_targets; i++)
+            KRON_TRY(add_delta(b, &match->targets[i], &d));
+        return KRON_OK;
     case KRON_ERR_SHAPE:
         return skip(b, ADAPTER_SKIP_SHAPE, m->prefix, why);
     case KRON_ERR_FORMAT:
@@ -184,7 +213,7 @@ static void note_naming(struct binder *b, const struct adapter_match *m)
 
 static kron_status bind_module(struct binder *b, const struct adapter_module *m)
 {
-    struct adapter_match match = adapter_names_find(b->names, m->prefix);
+    struct adapter_match match = adapter_names_find(b->names, m->prefix, module_width(m));
     const struct layer *l = match.layer;
     unsigned fams = module_families(m);
     bool applied = false;
@@ -193,6 +222,10 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
     if (match.found != ADAPTER_FOUND)
         return skip_unknown(b, m, &match);
     note_naming(b, &match);
+    if (b->region != NULL && !adapter_sees_image(match.targets[0].layer)) {
+        b->r->n_outside++;
+        return KRON_OK;
+    }
     for (int i = 0; i < FAM_COUNT; i++)
         if ((fams & 1u << i) && fam_kind((enum fam)i) == FAM_WHOLE)
             return skip_family(b, m->prefix, fam_text((enum fam)i));
@@ -204,7 +237,7 @@ static kron_status bind_module(struct binder *b, const struct adapter_module *m)
         n_tried++;
         if (l->kind == LAYER_EMBED)
             return skip_family(b, m->prefix, "changing an embedding");
-        KRON_TRY(bind_family(b, m, l, (int)i, &ok));
+        KRON_TRY(bind_family(b, m, &match, (int)i, &ok));
         applied = applied || ok;
         if (!ok) /* its second delta would fail for the same reason */
             fams &= ~(1u << families[i].fam);
@@ -234,6 +267,18 @@ static const char *family_names(struct binder *b)
     return own;
 }
 
+static const char *embedding_words(struct binder *b)
+{
+    struct str t = {0};
+    char *own;
+
+    for (int i = 0; i < b->f->n_embeddings; i++)
+        str_addf(&t, "%s%s", i > 0 ? ", " : "", b->f->embeddings[i].word);
+    own = arena_strdup(&b->set->mem, str_get(&t));
+    str_free(&t);
+    return own;
+}
+
 /* An SDXL file fits some layers of an SD1 model by chance of their sizes: applying these alone
  * would only spoil the picture. A few strangers in a file that otherwise fits are no reason. */
 static bool is_for_another(const struct binder *b)
@@ -255,11 +300,14 @@ static kron_status check_applied(const struct binder *b)
     if (is_for_another(b))
         return err_set(KRON_ERR_SHAPE,
                        "%s: applied 0 of %d modules: the adapter is for %s, the model is %s (%d "
-                       "modules do not fit it)",
+                       "modules of %s do not fit it)",
                        r->path, r->n_modules, file, model,
-                       b->n_why[ADAPTER_SKIP_NAME] + b->n_why[ADAPTER_SKIP_SHAPE]);
+                       b->n_why[ADAPTER_SKIP_NAME] + b->n_why[ADAPTER_SKIP_SHAPE], r->family);
     if (r->n_applied > 0)
         return KRON_OK;
+    if (r->n_outside > 0 && r->n_skips == 0)
+        return err_set(KRON_ERR_UNSUPPORTED, "%s: applied 0 of %d modules: none acts on places of "
+                       "the image, so a region confines it to nothing", r->path, r->n_modules);
     if (r->n_skips > 0 && b->n_why[ADAPTER_SKIP_FAMILY] == r->n_skips)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: applied 0 of %d modules: %s: %s", r->path,
                        r->n_modules, r->skips[0].name, r->skips[0].text);
@@ -267,6 +315,24 @@ static kron_status check_applied(const struct binder *b)
                    "%s: applied 0 of %d modules: the adapter seems to be for %s, the model is "
                    "%s; %s: %s",
                    r->path, r->n_modules, file, model, r->skips[0].name, r->skips[0].text);
+}
+
+static kron_status copy_region(struct binder *b)
+{
+    const struct delta_region *from = b->use->region;
+    size_t n;
+
+    if (from == NULL)
+        return KRON_OK;
+    n = (size_t)from->w * (size_t)from->h;
+    struct delta_region *own = arena_alloc(&b->set->mem, sizeof *own);
+    float *mask = arena_alloc(&b->set->mem, n * sizeof *mask);
+    if (own == NULL || mask == NULL)
+        return b->set->mem.status;
+    memcpy(mask, from->mask, n * sizeof *mask);
+    *own = (struct delta_region){from->w, from->h, mask};
+    b->region = own;
+    return KRON_OK;
 }
 
 static kron_status bind_file(struct binder *b)
@@ -280,14 +346,17 @@ static kron_status bind_file(struct binder *b)
     r->n_modules = f->n_modules;
     r->n_tensors = f->n_tensors;
     r->n_embeddings = f->n_embeddings;
-    if (r->path == NULL || r->family == NULL)
+    r->embeddings = embedding_words(b);
+    if (r->path == NULL || r->family == NULL || r->embeddings == NULL)
         return b->set->mem.status;
+    KRON_TRY(copy_region(b));
     for (int i = 0; i < f->n_modules; i++)
         KRON_TRY(bind_module(b, &f->modules[i]));
     for (int i = 0; i < f->n_leftovers; i++) {
         const struct adapter_leftover *x = &f->leftovers[i];
         KRON_TRY(skip(b, x->twice ? ADAPTER_SKIP_PARTNER : ADAPTER_SKIP_KEY, x->t->name,
-                      x->twice ? "its module has this part already, under another name"
+                      embedding_bundled(x->t->name) ? "vectors of a kind that is not known"
+                      : x->twice ? "its module has this part already, under another name"
                                : "not the name of an adapter tensor"));
     }
     r->naming = b->unet_naming ? b->unet_naming : b->te_naming ? b->te_naming : "unknown names";
@@ -326,11 +395,11 @@ static kron_status set_create(struct adapter_set **out, int n, int n_layers)
     KRON_TRY(mem_alloc((void **)&s, sizeof *s, "adapter set"));
     s->n = n;
     s->deltas.n_layers = n_layers;
-    s->deltas.n_strengths = 2 * n;
+    s->deltas.n_strengths = ADAPTER_SLOTS * n;
     status = mem_alloc_n((void **)&s->deltas.by_layer, (size_t)n_layers,
                          sizeof *s->deltas.by_layer, "adapter set");
     if (status == KRON_OK)
-        status = mem_alloc_n((void **)&s->strengths, 2 * (size_t)n, sizeof(float), "adapter set");
+        status = mem_floats(&s->strengths, (int64_t)n * ADAPTER_SLOTS, "adapter set");
     if (status == KRON_OK)
         status = mem_alloc_n((void **)&s->reports, (size_t)n, sizeof *s->reports, "adapter set");
     if (status == KRON_OK)
@@ -358,9 +427,10 @@ kron_status adapter_bind(struct adapter_set **out, const struct adapter_use *use
                            .bound = &bound,
                            .f = uses[i].file,
                            .index = i,
+                           .use = &uses[i],
                            .r = &s->reports[i]};
         status = bind_file(&b);
-        adapter_set_strength(s, i, uses[i].te_strength, uses[i].unet_strength);
+        adapter_strengths(&uses[i], 0, 1, s->strengths + i * ADAPTER_SLOTS);
     }
     if (status == KRON_OK)
         status = sort_deltas(s, &bound);
@@ -402,13 +472,7 @@ int adapter_set_count(const struct adapter_set *s)
 
 void adapter_set_get_strengths(const struct adapter_set *s, float *out)
 {
-    memcpy(out, s->strengths, 2 * (size_t)s->n * sizeof *out);
-}
-
-void adapter_set_strength(struct adapter_set *s, int i, float te_strength, float unet_strength)
-{
-    s->strengths[2 * i] = te_strength;
-    s->strengths[2 * i + 1] = unet_strength;
+    memcpy(out, s->strengths, (size_t)s->n * ADAPTER_SLOTS * sizeof *out);
 }
 
 size_t adapter_set_bytes(const struct adapter_set *s)

@@ -45,8 +45,11 @@ static kron_status add_tensor(struct grouping *g, const struct tensor *t)
     size_t len;
     enum ap part = ap_split(t->name, &len);
 
-    if (str_starts(t->name, "bundle_emb.")) {
-        f->n_embeddings++;
+    if (embedding_bundled(t->name)) {
+        bool known;
+        KRON_TRY(embedding_add(f, t, &known));
+        if (!known)
+            f->leftovers[f->n_leftovers++] = (struct adapter_leftover){t, false};
         return KRON_OK;
     }
     f->n_tensors++;
@@ -88,7 +91,7 @@ static kron_status fill(struct adapter_file *f, const char *config)
         return err_set(KRON_ERR_FORMAT,
                        "%s: none of its %lld tensors has the name of an adapter tensor%s",
                        adapter_path(f), (long long)st_count(f->st),
-                       f->n_embeddings > 0 ? " (it holds textual inversion vectors)" : "");
+                       f->n_embeddings > 0 ? " (it holds vectors of textual inversion)" : "");
     KRON_TRY(config_read(f, config));
     f->arch = arch_guess(f);
     return KRON_OK;
@@ -169,6 +172,7 @@ void adapter_close(struct adapter_file **f)
         mem_free((*f)->config[i].patterns);
     mem_free((*f)->modules);
     mem_free((*f)->leftovers);
+    mem_free((*f)->embeddings);
     arena_free(&(*f)->mem);
     st_close(&(*f)->st);
     mem_free(*f);

@@ -10,9 +10,16 @@ enum { NAME_MAX = 512, TWO_LAYERS = -1, MAX_PREFIXES = 3 };
 
 enum { UNET = 1 << PART_UNET, TE0 = 1 << PART_TE0, TE1 = 1 << PART_TE1 };
 
+/* What a name means: a layer, and the rows of the table's layers that it stands for. */
+struct meaning {
+    const struct layer *layer; /* of the table, or made for an alias */
+    const struct adapter_target *targets;
+    int n_targets;
+};
+
 struct entry {
     const char *text;
-    const struct layer *layer;
+    struct meaning is;
     bool native;
 };
 
@@ -20,6 +27,7 @@ struct adapter_names {
     struct arena mem;
     struct entry *entries;
     int n_entries, cap_entries;
+    struct adapter_target *targets; /* one for each layer, then one for each alias */
     struct name_map map[PART_COUNT]; /* text -> index of its entry, or TWO_LAYERS */
     bool has[PART_COUNT];
     enum adapter_arch arch;
@@ -41,6 +49,10 @@ static const struct beginning beginnings[] = {
     {"lora_te_", TE0, 1, "kohya", "kohya"},
     {"lora_te1_", TE0, 2, "kohya", "kohya"},
     {"lora_te2_", TE1, 2, "kohya", "kohya"},
+    {"oft_unet_", UNET, 0, "kohya, diffusers names", "kohya, sgm names"},
+    {"oft_te_", TE0, 1, "kohya", "kohya"},
+    {"oft_te1_", TE0, 2, "kohya", "kohya"},
+    {"oft_te2_", TE1, 2, "kohya", "kohya"},
     {"lycoris_", UNET | TE0 | TE1, 0, "LyCORIS, diffusers names", "LyCORIS, sgm names"},
     {"unet_", UNET, 0, "diffusers", "OMI"},
     {"text_encoder_2_", TE1, 2, "diffusers", "diffusers"},
@@ -48,9 +60,7 @@ static const struct beginning beginnings[] = {
     {"base_model_model_", UNET | TE0 | TE1, 0, "PEFT", "PEFT, sgm names"},
     {"model_diffusion_model_", UNET, 0, "checkpoint, diffusers names", "checkpoint"},
     {"diffusion_model_", UNET, 0, "ComfyUI, diffusers names", "ComfyUI"},
-    {"text_encoders_clip_l_transformer_", TE0, 0, "ComfyUI", "ComfyUI"},
-    {"text_encoders_clip_g_transformer_", TE1, 2, "ComfyUI", "ComfyUI"},
-    {"text_encoders_clip_h_transformer_", TE0, 1, "ComfyUI", "ComfyUI"},
+    {"text_encoders_", TE0 | TE1, 0, "ComfyUI", "ComfyUI"},
     {"clip_l_transformer_", TE0, 0, "ComfyUI", "ComfyUI"},
     {"clip_g_transformer_", TE1, 2, "ComfyUI", "ComfyUI"},
     {"clip_h_transformer_", TE0, 1, "ComfyUI", "ComfyUI"},
@@ -80,9 +90,10 @@ static bool normalise(char *out, const char *name)
 
 /* --- building --- */
 
-static void add_entry(struct adapter_names *n, const struct layer *l, const char *text,
+static void add_entry(struct adapter_names *n, const struct meaning *is, const char *text,
                       bool native)
 {
+    const struct layer *l = is->layer;
     char *own = arena_strdup(&n->mem, text);
     struct name_slot *slot;
 
@@ -91,23 +102,24 @@ static void add_entry(struct adapter_names *n, const struct layer *l, const char
     KRON_ASSERT(n->n_entries < n->cap_entries);
     slot = name_map_at(&n->map[l->part], own, strlen(own));
     if (slot->key != NULL) {
-        if (slot->value == TWO_LAYERS || n->entries[slot->value].layer != l)
+        if (slot->value == TWO_LAYERS || n->entries[slot->value].is.layer != l)
             slot->value = TWO_LAYERS;
         return;
     }
     *slot = (struct name_slot){own, n->n_entries};
-    n->entries[n->n_entries++] = (struct entry){own, l, native};
+    n->entries[n->n_entries++] = (struct entry){own, *is, native};
 }
 
 /* Old diffusers files name the attention's projections after its processor, those of text
  * encoders too, and know no "to_out.0". */
-static void add_processor_names(struct adapter_names *n, const struct layer *l, const char *text)
+static void add_processor_names(struct adapter_names *n, const struct meaning *is,
+                                const char *text)
 {
     static const char *const unet[][2] = {
         {"to_q", "to_q"}, {"to_k", "to_k"}, {"to_v", "to_v"}, {"to_out_0", "to_out"}};
     static const char *const te[][2] = {
         {"q_proj", "to_q"}, {"k_proj", "to_k"}, {"v_proj", "to_v"}, {"out_proj", "to_out"}};
-    bool is_unet = l->part == PART_UNET;
+    bool is_unet = is->layer->part == PART_UNET;
     char alias[NAME_MAX + 16];
     size_t len = strlen(text);
 
@@ -120,25 +132,114 @@ static void add_processor_names(struct adapter_names *n, const struct layer *l, 
             continue;
         snprintf(alias, sizeof alias, "%.*s%s%s", (int)stem, text, is_unet ? "processor_" : "",
                  (is_unet ? unet : te)[i][1]);
-        add_entry(n, l, alias, false);
+        add_entry(n, is, alias, false);
         snprintf(alias, sizeof alias, "%.*s%s", (int)stem, text, (is_unet ? unet : te)[i][1]);
-        add_entry(n, l, alias, false);
+        add_entry(n, is, alias, false);
     }
 }
 
-static void add_layer_names(struct adapter_names *n, const struct layer *l)
+static void add_layer_names(struct adapter_names *n, const struct meaning *is)
 {
+    const struct layer *l = is->layer;
     char text[NAME_MAX];
     const char *name = l->name;
 
     if (l->part != PART_UNET && str_starts(name, "text_model."))
         name += strlen("text_model.");
     if (normalise(text, name)) {
-        add_entry(n, l, text, false);
-        add_processor_names(n, l, text);
+        add_entry(n, is, text, false);
+        add_processor_names(n, is, text);
     }
     if (l->native != NULL && normalise(text, l->native))
-        add_entry(n, l, text, true);
+        add_entry(n, is, text, true);
+}
+
+static void add_layers(struct adapter_names *n)
+{
+    for (int i = 0; i < n->layers->n; i++) {
+        const struct layer *l = n->layers->at[i];
+        if (l->part == PART_VAE)
+            continue;
+        n->has[l->part] = true;
+        n->targets[i] = (struct adapter_target){l, 0, l->out, 0};
+        add_layer_names(n, &(struct meaning){l, &n->targets[i], 1});
+    }
+}
+
+/* Rows b directly behind rows a of the same tensor as one view; else without data. */
+static struct tensor behind(const struct tensor *a, const struct tensor *b)
+{
+    struct tensor t = *a;
+
+    if (a->data == NULL || b->data == NULL || a->type != b->type ||
+        (const uint8_t *)a->data + a->bytes != b->data)
+        return (struct tensor){0};
+    t.bytes += b->bytes;
+    t.dim[0] += b->dim[0];
+    return t;
+}
+
+/* The biases of all targets in one; no data where one has none. */
+static struct tensor alias_bias(struct adapter_names *n, const struct adapter_target *t,
+                                int n_targets)
+{
+    int64_t rows = t[n_targets - 1].from + t[n_targets - 1].rows;
+    float *own;
+
+    for (int i = 0; i < n_targets; i++)
+        if (t[i].layer->bias.data == NULL)
+            return (struct tensor){0};
+    own = arena_alloc(&n->mem, (size_t)rows * sizeof *own);
+    for (int i = 0; own != NULL && i < n_targets; i++)
+        tensor_decode(&t[i].layer->bias, t[i].at, t[i].rows, own + t[i].from);
+    return (struct tensor){.data = own, .bytes = (size_t)rows * sizeof *own, .type = DT_F32,
+                           .n_dims = 1, .dim = {rows, 1, 1, 1, 1, 1},
+                           .name = t[0].layer->bias.name};
+}
+
+/* The layer that an alias of these targets stands for. */
+static struct layer *alias_layer(struct adapter_names *n, const struct layer_alias *a,
+                                 const struct adapter_target *t, int n_targets)
+{
+    struct layer *l = arena_alloc(&n->mem, sizeof *l);
+
+    if (l == NULL)
+        return NULL;
+    *l = *t[0].layer;
+    l->name = a->name;
+    l->native = a->native;
+    l->out = 0;
+    for (int i = 0; i < n_targets; i++) {
+        const struct layer *of = t[i].layer;
+        struct tensor w = {0};
+        KRON_ASSERT(t[i].from == l->out && of->in == l->in && of->kh == l->kh && of->kw == l->kw);
+        if (of->weight.data != NULL)
+            w = tensor_rows(&of->weight, t[i].at, t[i].rows);
+        l->weight = i == 0 ? w : behind(&l->weight, &w);
+        l->out += t[i].rows;
+    }
+    l->bias = alias_bias(n, t, n_targets);
+    return l;
+}
+
+static void add_aliases(struct adapter_names *n)
+{
+    const struct layer_table *table = n->layers;
+    struct adapter_target *t = n->targets + table->n;
+
+    for (int i = 0, end; i < table->n_aliases && n->mem.status == KRON_OK; i = end) {
+        const struct layer_alias *a = &table->aliases[i];
+        const struct layer *l;
+        for (end = i; end < table->n_aliases; end++) {
+            const struct layer_alias *b = &table->aliases[end];
+            if (b->layer->part != a->layer->part || strcmp(b->name, a->name) != 0)
+                break;
+            t[end] = (struct adapter_target){b->layer, b->at, b->rows, b->from};
+        }
+        l = alias_layer(n, a, &t[i], end - i);
+        if (l != NULL)
+            add_layer_names(n, &(struct meaning){l, &t[i], end - i});
+    }
 }
 
 static enum adapter_arch table_arch(const struct adapter_names *n)
@@ -165,7 +266,8 @@ kron_status adapter_names_create(struct adapter_names **out, const struct layer_
 {
     enum { SPELLINGS = 4 }; /* diffusers, native, with and without a processor */
     struct adapter_names *n;
-    size_t most = (size_t)layers->n * SPELLINGS;
+    size_t n_targets = (size_t)layers->n + (size_t)layers->n_aliases;
+    size_t most = n_targets * SPELLINGS;
     kron_status status;
 
     *out = NULL;
@@ -173,14 +275,14 @@ kron_status adapter_names_create(struct adapter_names **out, const struct layer_
     n->layers = layers;
     n->cap_entries = (int)most;
     status = mem_alloc_n((void **)&n->entries, most, sizeof *n->entries, "adapter names");
+    if (status == KRON_OK)
+        status = mem_alloc_n((void **)&n->targets, n_targets, sizeof *n->targets,
+                             "adapter names");
     for (int p = 0; p < PART_COUNT && status == KRON_OK; p++)
         status = name_map_create(&n->map[p], most);
-    for (int i = 0; i < layers->n && status == KRON_OK; i++) {
-        const struct layer *l = layers->at[i];
-        if (l->part == PART_VAE)
-            continue;
-        n->has[l->part] = true;
-        add_layer_names(n, l);
+    if (status == KRON_OK) {
+        add_layers(n);
+        add_aliases(n);
         status = n->mem.status;
     }
     if (status != KRON_OK) {
@@ -199,6 +301,7 @@ void adapter_names_free(struct adapter_names **n)
     for (int p = 0; p < PART_COUNT; p++)
         name_map_free(&(*n)->map[p]);
     mem_free((*n)->entries);
+    mem_free((*n)->targets);
     arena_free(&(*n)->mem);
     mem_free(*n);
     *n = NULL;
@@ -216,27 +319,97 @@ const struct layer_table *names_layers(const struct adapter_names *n)
 
 /* --- looking up --- */
 
-/* One name without its beginning, in the networks of `parts`. */
-static struct adapter_match find_rest(const struct adapter_names *n, const char *rest,
-                                      unsigned parts, const struct beginning *b)
+struct search {
+    const struct adapter_names *n;
+    int64_t width; /* of the module's input; 0: unknown */
+    int n_te;
+    /* The shortest rest that was tried, for the nearest name. */
+    const char *rest;
+    unsigned parts;
+};
+
+static const struct entry *find_in(const struct search *s, enum layer_part p, const char *rest,
+                                   bool *twice)
 {
-    struct adapter_match m = {ADAPTER_NOT_FOUND, NULL, NULL};
+    const struct name_slot *slot;
 
-    for (int p = 0; p < PART_COUNT; p++) {
-        const char *text = rest;
-        const struct name_slot *slot;
+    if (!s->n->has[p])
+        return NULL;
+    if (p != PART_UNET && str_starts(rest, "text_model_"))
+        rest += strlen("text_model_");
+    slot = name_map_at(&s->n->map[p], rest, strlen(rest));
+    if (slot->key == NULL)
+        return NULL;
+    if (slot->value == TWO_LAYERS) {
+        *twice = true;
+        return NULL;
+    }
+    return &s->n->entries[slot->value];
+}
 
-        if (!(parts & 1u << p) || !n->has[p])
-            continue;
-        if (p != PART_UNET && str_starts(text, "text_model_"))
-            text += strlen("text_model_");
-        slot = name_map_at(&n->map[p], text, strlen(text));
-        if (slot->key == NULL)
-            continue;
-        if (m.found != ADAPTER_NOT_FOUND || slot->value == TWO_LAYERS)
-            return (struct adapter_match){ADAPTER_AMBIGUOUS, NULL, NULL};
-        const struct entry *e = &n->entries[slot->value];
-        m = (struct adapter_match){ADAPTER_FOUND, e->layer, e->native ? b->native : b->diffusers};
+/* Of two text encoders' layers of one name, the one that the module fits; NULL if that does not
+ * tell. The real models' encoders differ in width, so this also finds the layers of files that
+ * number the encoders the other way round. */
+static const struct entry *by_width(const struct search *s, const struct entry *a,
+                                    const struct entry *b)
+{
+    bool fits_a = a != NULL && a->is.layer->in == s->width;
+    bool fits_b = b != NULL && b->is.layer->in == s->width;
+
+    return fits_a == fits_b ? NULL : fits_a ? a : b;
+}
+
+/* One name without its beginning, in the networks of `parts`. */
+static struct adapter_match find_rest(const struct search *s, const char *rest, unsigned parts,
+                                      const struct beginning *b)
+{
+    static const struct adapter_match none = {.found = ADAPTER_NOT_FOUND};
+    static const struct adapter_match ambiguous = {.found = ADAPTER_AMBIGUOUS};
+    const struct entry *at[PART_COUNT] = {0}, *e, *better = NULL;
+    bool twice = false;
+    int n = 0;
+
+    for (unsigned p = 0; p < PART_COUNT; p++) {
+        at[p] = parts & 1u << p ? find_in(s, p, rest, &twice) : NULL;
+        n += at[p] != NULL;
+    }
+    if (twice || (at[PART_UNET] != NULL && n > 1))
+        return ambiguous;
+    if (n == 0)
+        return none;
+    e = at[PART_UNET] ? at[PART_UNET] : at[PART_TE0] ? at[PART_TE0] : at[PART_TE1];
+    if (s->n_te == 2 && at[PART_UNET] == NULL && s->width > 0)
+        better = by_width(s, find_in(s, PART_TE0, rest, &twice),
+                          find_in(s, PART_TE1, rest, &twice));
+    if (n > 1 && better == NULL)
+        return ambiguous;
+    e = better != NULL ? better : e;
+    return (struct adapter_match){.found = ADAPTER_FOUND,
+                                  .layer = e->is.layer,
+                                  .targets = e->is.targets,
+                                  .n_targets = e->is.n_targets,
+                                  .naming = e->native ? b->native : b->diffusers};
+}
+
+/* Beginnings may be stacked, "unet.base_model.model.down_blocks...", and one may be the start of
+ * another: all that fit are tried. */
+static struct adapter_match find_stacked(struct search *s, const char *rest, unsigned parts,
+                                         const struct beginning *first, int depth)
+{
+    struct adapter_match m = find_rest(s, rest, parts, first);
+
+    if (s->rest == NULL || strlen(rest) < strlen(s->rest)) {
+        s->rest = rest;
+        s->parts = parts;
+    }
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++) {
+        const struct beginning *b = &beginnings[i];
+        if (m.found != ADAPTER_NOT_FOUND || depth == MAX_PREFIXES)
+            break;
+        if (str_starts(rest, b->text))
+            m = find_stacked(s, rest + strlen(b->text),
+                             b->n_te == 0 || b->n_te == s->n_te ? parts & b->parts : 0,
+                             first == &bare ? b : first, depth + 1);
     }
     return m;
 }
@@ -266,49 +439,28 @@ static const struct layer *nearest(const struct adapter_names *n, const char *re
     for (int i = 0; i < n->n_entries; i++) {
         const struct entry *e = &n->entries[i];
         size_t same;
-        if (!(parts & 1u << e->layer->part))
+        if (!(parts & 1u << e->is.layer->part))
             continue;
         same = likeness(rest, len, e->text);
         if (same > best_likeness) {
             best_likeness = same;
-            best = e->layer;
+            best = e->is.layer;
         }
     }
     return best;
 }
 
-/* The beginning that a name has, NULL if none; "text_encoder_2_" stands before "text_encoder_"
- * in the table, and so on: the first is the longest. */
-static const struct beginning *find_beginning(const char *name)
+struct adapter_match adapter_names_find(const struct adapter_names *n, const char *prefix,
+                                        int64_t width)
 {
-    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++)
-        if (str_starts(name, beginnings[i].text))
-            return &beginnings[i];
-    return NULL;
-}
-
-struct adapter_match adapter_names_find(const struct adapter_names *n, const char *prefix)
-{
-    struct adapter_match m = {ADAPTER_NOT_FOUND, NULL, NULL};
-    int n_te = n->has[PART_TE0] + n->has[PART_TE1];
-    unsigned parts = bare.parts;
-    const struct beginning *b, *first = &bare;
+    struct search s = {.n = n, .width = width, .n_te = n->has[PART_TE0] + n->has[PART_TE1]};
+    struct adapter_match m = {.found = ADAPTER_NOT_FOUND};
     char text[NAME_MAX];
-    const char *rest = text;
 
     if (!normalise(text, prefix))
         return m;
-    m = find_rest(n, rest, parts, first);
-    /* Beginnings may be stacked: "unet.base_model.model.down_blocks...". */
-    for (int i = 0; i < MAX_PREFIXES && m.found == ADAPTER_NOT_FOUND; i++) {
-        if ((b = find_beginning(rest)) == NULL)
-            break;
-        rest += strlen(b->text);
-        parts &= b->n_te == 0 || b->n_te == n_te ? b->parts : 0;
-        first = first == &bare ? b : first;
-        m = find_rest(n, rest, parts, first);
-    }
+    m = find_stacked(&s, text, bare.parts, &bare, 0);
     if (m.found == ADAPTER_NOT_FOUND)
-        m.layer = nearest(n, rest, parts);
+        m.layer = nearest(n, s.rest, s.parts);
     return m;
 }

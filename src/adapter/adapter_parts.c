@@ -30,6 +30,9 @@ static const struct ending endings[] = {
     {".lora_B.bias", AP_LORA_BIAS},
     {".lora_B.default.bias", AP_LORA_BIAS},
     {".alpha", AP_ALPHA},
+    {"_lora.alpha", AP_ALPHA},
+    {".lora.alpha", AP_ALPHA},
+    {".lora_linear_layer.alpha", AP_ALPHA},
     {".scale", AP_SCALE},
     {".scalar", AP_SCALAR},
     {".lokr_w1", AP_LOKR_W1},
@@ -70,6 +73,11 @@ static const struct ending endings[] = {
     {".ia3_l", AP_IA3_L},
     {".set_weight", AP_SET_WEIGHT},
     {".reshape_weight", AP_RESHAPE_WEIGHT},
+    /* XLabs numbers a block's two streams; the number stays in the module's name. */
+    {"_lora1.up.weight", AP_LORA_UP},
+    {"_lora1.down.weight", AP_LORA_DOWN},
+    {"_lora2.up.weight", AP_LORA_UP},
+    {"_lora2.down.weight", AP_LORA_DOWN},
     {".lora_up", AP_PACKED_UP},
     {".lora_down", AP_PACKED_DOWN},
 };
@@ -87,6 +95,8 @@ enum ap ap_split(const char *name, size_t *prefix_len)
         }
     }
     *prefix_len = len - best;
+    if (str_starts(name + *prefix_len, "_lora1.") || str_starts(name + *prefix_len, "_lora2."))
+        *prefix_len += strlen("_lora1");
     return part;
 }
 

@@ -30,8 +30,11 @@ void adapter_report_text(const struct adapter_report *r, int max_skips, struct s
     str_addf(out, ", %s, for %s: applied %d of %d modules, %d of %d tensors", r->naming,
              adapter_arch_text(r->arch), r->n_applied, r->n_modules, r->n_tensors_used,
              r->n_tensors);
+    if (r->n_outside > 0)
+        str_addf(out, "; %d modules read the text or the time and are left out of the region",
+                 r->n_outside);
     if (r->n_embeddings > 0)
-        str_addf(out, "; %d textual inversion vectors are not read", r->n_embeddings);
+        str_addf(out, "; brings the word%s %s", r->n_embeddings > 1 ? "s" : "", r->embeddings);
     str_add(out, "\n");
     for (int i = 0; i < n; i++)
         str_addf(out, "  skipped %s: %s\n", r->skips[i].name, r->skips[i].text);

@@ -91,3 +91,8 @@ double module_scale(const struct adapter_file *f, const struct adapter_module *m
     scalar(m->part[AP_SCALAR], &factor);
     return factor * by_rule(f, m, rank, uq);
 }
+
+double bind_scale(const struct bind *b, int64_t rank, int64_t uq)
+{
+    return b->scale != 0 ? (double)b->scale : module_scale(b->file, b->m, rank, uq);
+}

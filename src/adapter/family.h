@@ -85,15 +85,25 @@ struct adapter_file {
     struct adapter_module *modules;
     int n_modules;
     struct adapter_leftover *leftovers;
-    int n_leftovers, n_embeddings, n_tensors;
+    int n_leftovers, n_tensors;
+    struct embedding *embeddings;
+    int n_embeddings;
     bool has_config;
     struct adapter_config config[CONFIG_COUNT];
     bool cdka; /* full Kronecker pairs are scaled by alpha / sqrt(uq): kohya's CDKA, KronA */
     enum adapter_arch arch;
 };
 
+/* Width of the input that a module is for; 0 if its tensors do not tell (adapter_arch.c). */
+int64_t module_width(const struct adapter_module *m);
 unsigned module_families(const struct adapter_module *m); /* bits 1 << FAM_x, NONE left out */
 enum adapter_arch arch_guess(const struct adapter_file *f); /* adapter_arch.c */
+
+/* --- bundled embeddings (adapter_embed.c) --- */
+
+bool embedding_bundled(const char *name); /* of a tensor */
+/* *known: whether the tensor was taken; not, if its end says nothing or its place is taken. */
+kron_status embedding_add(struct adapter_file *f, const struct tensor *t, bool *known);
 
 /* --- metadata and PEFT's config (adapter_config.c) --- */
 
@@ -123,7 +133,9 @@ struct bind {
     const struct adapter_module *m;
     const struct layer *l;
     struct factor_pool *pool;
+    float scale; /* replaces what module_scale() gives; 0: it does not */
 };
+double bind_scale(const struct bind *b, int64_t rank, int64_t uq); /* as module_scale() */
 
 /* Each fills d, which changes the whole layer, from a module that has its family. KRON_ERR_SHAPE:
  * does not fit; KRON_ERR_FORMAT: a partner is missing; KRON_ERR_UNSUPPORTED: a storage type; all
@@ -149,6 +161,10 @@ struct glora_parts {
     int64_t rank;
 };
 kron_status glora_parts(const struct bind *b, struct glora_parts *g);
+
+/* Confines a delta that was bound for match.layer to one of its targets (adapter_window.c).
+ * KRON_ERR_UNSUPPORTED, with a sentence, where rows of different targets depend on each other. */
+kron_status delta_window(struct delta *d, const struct adapter_target *t);
 
 /* The four numbers of a LoKr module, and whether w2's columns run across channels and kernel
  * positions in a way that no Kronecker product over channels has (uq does not divide in). */

@@ -59,6 +59,5 @@ kron_status bias_bind(const struct bind *b, struct delta *d)
         return bind_bias(b, p[AP_DIFF_B], 1, d);
     if (p[AP_LORA_DOWN] == NULL)
         return err_set(KRON_ERR_FORMAT, "has a bias of lora_up but no lora_down");
-    return bind_bias(b, p[AP_LORA_BIAS], module_scale(b->file, b->m, p[AP_LORA_DOWN]->dim[0], 0),
-                     d);
+    return bind_bias(b, p[AP_LORA_BIAS], bind_scale(b, p[AP_LORA_DOWN]->dim[0], 0), d);
 }

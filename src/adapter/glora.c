@@ -44,7 +44,7 @@ kron_status glora_bind_input(const struct bind *b, struct delta *d)
     KRON_TRY(glora_parts(b, &g));
     d->kind = DELTA_INPUT;
     d->rank = g.rank;
-    d->scale = (float)module_scale(b->file, b->m, g.rank, 0);
+    d->scale = (float)bind_scale(b, g.rank, 0);
     KRON_TRY(factor_view(b, g.left, b->l->in, g.rank, &d->a));
     return factor_view(b, g.right, g.rank, b->l->in, &d->b);
 }
@@ -57,7 +57,7 @@ kron_status glora_bind_sum(const struct bind *b, struct delta *d)
     KRON_TRY(glora_parts(b, &g));
     d->kind = DELTA_LOW_RANK;
     d->rank = g.rank;
-    d->scale = (float)module_scale(b->file, b->m, g.rank, 0);
+    d->scale = (float)bind_scale(b, g.rank, 0);
     KRON_TRY(factor_view(b, g.up, b->l->out, g.rank, &d->a));
     if (bm != NULL)
         return factor_core(b, bm, g.down, g.rank, g.rank, b->l->in,

@@ -46,6 +46,6 @@ kron_status loha_bind(const struct bind *b, struct delta *d)
         return err_set(KRON_ERR_SHAPE, "its two products have different ranks, %lld and %lld",
                        (long long)d->rank, (long long)second);
     d->kind = DELTA_HADAMARD;
-    d->scale = (float)module_scale(b->file, b->m, p[AP_HADA_W1_B]->dim[0], 0);
+    d->scale = (float)bind_scale(b, p[AP_HADA_W1_B]->dim[0], 0);
     return KRON_OK;
 }

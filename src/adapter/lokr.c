@@ -117,7 +117,7 @@ kron_status lokr_bind(const struct bind *b, struct delta *d)
     struct lokr_shape s;
 
     KRON_TRY(lokr_shape(b->m, b->l, &s));
-    d->scale = (float)module_scale(b->file, b->m, s.rank, s.uq);
+    d->scale = (float)bind_scale(b, s.rank, s.uq);
     if (p[AP_LOKR_W1] != NULL)
         KRON_TRY(factor_view(b, p[AP_LOKR_W1], s.up, s.uq, &d->w1));
     else

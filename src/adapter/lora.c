@@ -24,7 +24,7 @@ kron_status lora_bind(const struct bind *b, struct delta *d)
         return misfit(b, up);
     d->kind = DELTA_LOW_RANK;
     d->rank = r_up;
-    d->scale = (float)module_scale(b->file, b->m, r, 0);
+    d->scale = (float)bind_scale(b, r, 0);
     KRON_TRY(factor_view(b, up, l->out, r_up, &d->a));
     if (mid != NULL)
         return factor_core(b, mid, down, r_up, r, l->in, (int64_t)l->kh * l->kw, &d->b);

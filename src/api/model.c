@@ -68,3 +68,26 @@ void kron_adapter_close(kron_adapter **a)
     if (a != NULL)
         adapter_unref(a);
 }
+
+const char *kron_adapter_path(const kron_adapter *a)
+{
+    return adapter_path(a->file);
+}
+
+kron_status kron_model_open_adapter(kron_model *m, kron_adapter **out, const char *path)
+{
+    if (m == NULL || out == NULL || path == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_open_adapter: expected a model, an adapter "
+                       "and a path");
+    return cache_open(m->engine.adapters, path, out);
+}
+
+void kron_model_set_adapter_cache(kron_model *m, size_t bytes)
+{
+    cache_set_budget(m->engine.adapters, bytes);
+}
+
+kron_adapter_cache kron_model_get_adapter_cache(const kron_model *m)
+{
+    return cache_stats(m->engine.adapters);
+}

@@ -128,6 +128,15 @@ void map_close(struct mapped_file *f); /* {0} is fine */
 
 bool path_is_dir(const char *path);
 bool path_is_file(const char *path);
+/* What tells one state of a file from another; all 0 where there is no file. */
+struct file_id {
+    uint64_t device, inode;
+    int64_t bytes, changed; /* changed: nanoseconds of its time of modification */
+};
+struct file_id path_identity(const char *path);
+/* Calls `each` for the name of everything in a folder, in no order, until it returns an error. */
+kron_status dir_each(const char *path, kron_status (*each)(void *user, const char *name),
+                     void *user);
 /* Reads a whole (small) file into NUL-terminated memory; refuses over max_bytes. */
 kron_status file_read(char **out, size_t *bytes, const char *path, size_t max_bytes);
 /* Writes through a temporary name beside `path` and renames: the final name never holds a

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Files: mapped for reading, written whole or not at all. */
 #include "base/base.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -80,6 +81,31 @@ bool path_is_file(const char *path)
     struct stat st;
 
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+kron_status dir_each(const char *path, kron_status (*each)(void *user, const char *name),
+                     void *user)
+{
+    DIR *d = opendir(path);
+    kron_status status = KRON_OK;
+
+    if (d == NULL)
+        return io_error(path, "cannot open");
+    for (struct dirent *e; status == KRON_OK && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            status = each(user, e->d_name);
+    closedir(d);
+    return status;
+}
+
+struct file_id path_identity(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return (struct file_id){0};
+    return (struct file_id){(uint64_t)st.st_dev, (uint64_t)st.st_ino, (int64_t)st.st_size,
+                            (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
 }
 
 static kron_status read_all(int fd, char *to, size_t n, const char *path)

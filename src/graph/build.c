@@ -316,14 +316,19 @@ gr_ref gr_upsample(struct graph *g, gr_ref x, int64_t h, int64_t w)
     return add_op(g, new_op(OP_UPSAMPLE, x), s);
 }
 
-gr_ref gr_embed(struct graph *g, gr_ref ids, const struct layer *token, const struct layer *pos)
+gr_ref gr_embed(struct graph *g, gr_ref ids, gr_ref extra, const struct layer *token,
+                const struct layer *pos)
 {
     struct gr_op op = new_op(OP_EMBED, ids);
-    struct gr_shape s = gr_shape_of(g, ids);
+    struct gr_shape s = gr_shape_of(g, ids), e = gr_shape_of(g, extra);
 
     if (!expect(g, s.h == 1 && s.c == 1 && s.w <= pos->out && pos->in == token->in, "embedding",
                 token, ids, GR_NONE))
         return GR_NONE;
+    if (extra != GR_NONE &&
+        !expect(g, e.n == 1 && e.h == 1 && e.c == token->in, "embedding", token, extra, GR_NONE))
+        return GR_NONE;
+    op.in[1] = extra;
     op.layer = token;
     op.layer2 = pos;
     s.c = token->in;

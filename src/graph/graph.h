@@ -42,7 +42,7 @@ struct gr_value {
     X(ADD, "add")               /* in: a, b (same shape)                                   */ \
     X(CONCAT, "concat")         /* in: a, b       along channels                           */ \
     X(UPSAMPLE, "upsample")     /* in: x  y[i,j] = x[i*xh/yh, j*xw/yw]: nearest          */ \
-    X(EMBED, "embed")           /* in: ids (I32 [n, 1, t, 1])  y = token[id] + pos[t]      */ \
+    X(EMBED, "embed")           /* in: ids (I32 [n, 1, t, 1]), extra?  y = token[id] + pos[t] */ \
     X(TIMESTEP, "timestep")     /* in: t [n, 1, 1, m]   y[n, 1, 1, m*dim] = cos.. sin..    */
 
 enum gr_op_kind {
@@ -125,7 +125,10 @@ gr_ref gr_add(struct graph *g, gr_ref a, gr_ref b);
 gr_ref gr_concat(struct graph *g, gr_ref a, gr_ref b);
 /* Nearest neighbour to h x w pixels; 2x but for odd sizes on the way up a UNet. */
 gr_ref gr_upsample(struct graph *g, gr_ref x, int64_t h, int64_t w);
-gr_ref gr_embed(struct graph *g, gr_ref ids, const struct layer *token, const struct layer *pos);
+/* Row of the token table for each id, plus that of the position. extra[1, 1, m, width] (GR_NONE:
+ * none) are m rows more: an id of token->out + i, i < m, is row i of them. */
+gr_ref gr_embed(struct graph *g, gr_ref ids, gr_ref extra, const struct layer *token,
+                const struct layer *pos);
 /* Sinusoidal embedding of each of the m numbers of t[n, 1, 1, m]: [cos, sin], frequencies
  * exp(-ln(10000) i / (dim / 2)) (Ho et al. 2020, in the order that Stable Diffusion uses). */
 gr_ref gr_timestep(struct graph *g, gr_ref t, int dim);

@@ -51,10 +51,23 @@ static inline int64_t layer_k(const struct layer *l)
     return l->in * l->kh * l->kw;
 }
 
+/* A name that adapter files give to rows of layers that this model lays out otherwise: q, k and v
+ * trained as one projection (three entries of one name), or as three where the layer holds them
+ * stacked (one entry each). Rows [at, at + rows) of the layer are rows [from, from + rows) of
+ * what the name means. Entries of one name stand together, `from` rising from 0 without gaps, on
+ * layers that read the same input. */
+struct layer_alias {
+    const char *name, *native; /* as a layer's; native may be NULL */
+    const struct layer *layer;
+    int64_t at, rows, from;
+};
+
 /* All layers of a loaded model. Layers never move: graphs and adapters keep pointers. */
 struct layer_table {
     struct layer **at;
     int n;
+    struct layer_alias *aliases;
+    int n_aliases;
 };
 
 enum delta_kind {

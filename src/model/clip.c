@@ -36,6 +36,20 @@ static const struct layer *load_qkv(struct loader *ld, const struct names *n, bo
     return add_layer(ld, LAYER_LINEAR, own.native, own.name, &weight, &bias);
 }
 
+/* The three under the names that they have as one projection. */
+static void alias_qkv(struct loader *ld, const struct names *n, const struct clip_layer *l)
+{
+    static const char *const ends[2] = {"in_proj", "in_proj_weight"};
+    const struct layer *qkv[3] = {l->q, l->k, l->v};
+    char native[192], name[192];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(native, sizeof native, "%s.attn.%s", n->native, ends[i]);
+        snprintf(name, sizeof name, "%s.self_attn.%s", n->name, ends[i]);
+        add_alias(ld, native, name, qkv, 3);
+    }
+}
+
 /* OpenCLIP has names of its own; CLIP-L's are transformers' in single files too. */
 static struct names block_names(bool open_clip, int i)
 {
@@ -64,6 +78,7 @@ static struct clip_layer load_clip_layer(struct loader *ld, bool open, int i)
         .fc2 = load_part(ld, LAYER_LINEAR, &n, open, "mlp.c_proj", "mlp.fc2"),
     };
 
+    alias_qkv(ld, &n, &l);
     return l;
 }
 
@@ -220,10 +235,14 @@ static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c,
     return gr_linear(g, gr_linear(g, n, l->fc1, c->act, GR_NONE), l->fc2, ACT_NONE, x);
 }
 
-void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, bool taps)
+void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int64_t extra,
+                bool taps)
 {
     gr_ref ids = gr_input(g, "ids", GR_I32, (struct gr_shape){n, 1, 77, 1});
-    gr_ref x = gr_embed(g, ids, c->token, c->position), context = GR_NONE, last;
+    gr_ref more = extra == 0 ? GR_NONE
+                             : gr_input(g, "extra", GR_F32,
+                                        (struct gr_shape){1, 1, extra, c->token->in});
+    gr_ref x = gr_embed(g, ids, more, c->token, c->position), context = GR_NONE, last;
     int wanted = c->n_layers - (skip < 1 ? c->default_skip : skip) + 1;
     char name[24];
 

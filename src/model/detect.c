@@ -161,6 +161,7 @@ void model_free(struct sd_model *m)
 {
     store_free(&m->store);
     mem_free(m->layers.at);
+    mem_free(m->layers.aliases);
     arena_free(&m->mem);
     memset(m, 0, sizeof *m);
 }

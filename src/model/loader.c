@@ -153,6 +153,44 @@ const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const ch
     return add_layer(ld, kind, native, name, w, find_suffix(ld, native, name, ".bias"));
 }
 
+static kron_status append_alias(struct sd_model *m, const struct layer_alias *a)
+{
+    struct layer_table *t = &m->layers;
+
+    if (t->n_aliases == m->cap_aliases) {
+        int want = m->cap_aliases ? 2 * m->cap_aliases : 64;
+        void *list = t->aliases;
+        KRON_TRY(mem_grow(&list, (size_t)m->cap_aliases, (size_t)want, sizeof *t->aliases,
+                          "layers"));
+        t->aliases = list;
+        m->cap_aliases = want;
+    }
+    t->aliases[t->n_aliases++] = *a;
+    return KRON_OK;
+}
+
+void add_alias(struct loader *ld, const char *native, const char *name,
+               const struct layer *const *layers, int n)
+{
+    struct arena *mem = &ld->m->mem;
+    struct layer_alias a = {.from = 0};
+
+    for (int i = 0; i < n; i++)
+        if (layers[i] == NULL || layers[i]->in != layers[0]->in || layers[i]->kh != layers[0]->kh ||
+            layers[i]->kw != layers[0]->kw || layers[i]->is_conv != layers[0]->is_conv)
+            return;
+    a.name = arena_strdup(mem, name);
+    a.native = arena_strdup(mem, native);
+    if (mem->status != KRON_OK)
+        ld->status = mem->status;
+    for (int i = 0; i < n && ld->status == KRON_OK; i++) {
+        a.layer = layers[i];
+        a.rows = layers[i]->out;
+        ld->status = append_alias(ld->m, &a);
+        a.from += a.rows;
+    }
+}
+
 int loader_int(const struct loader *ld, const char *meta_key, const char *config_key,
                int otherwise)
 {

@@ -94,7 +94,7 @@ struct sd_model {
     struct store *store;
     struct arena mem;
     struct layer_table layers;
-    int cap_layers;
+    int cap_layers, cap_aliases;
     kron_arch arch;
     kron_prediction prediction; /* DETECT: to be found by a test call (SD2 without metadata) */
     struct unet unet;
@@ -119,10 +119,12 @@ void unet_graph(struct graph *g, const struct unet *u, int64_t n, int64_t h, int
 void vae_decode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w);
 /* image[n, h, w, 3] in [-1, 1] -> moments[n, h/8, w/8, 2 * latent_channels]: mean, log variance. */
 void vae_encode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w);
-/* ids[n, 1, 77, 1] (int32) -> context[n, 1, 77, width]: hidden state `skip` from the end, with the
+/* ids[n, 1, 77, 1] (int32), extra[1, 1, extra, width] where that is not 0 (rows of ids past the
+ * token table) -> context[n, 1, 77, width]: hidden state `skip` from the end, with the
  * final norm where the family has it, and final[n, 1, 77, width]: last state with the final norm.
  * `taps` adds hidden0 .. hiddenN. */
-void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, bool taps);
+void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int64_t extra,
+                bool taps);
 /* Pooled output from a row of `final`: projected where the encoder has a projection.
  * out has clip_pooled_width() numbers. */
 void clip_pool(const struct clip *c, const float *row, float *out);
@@ -150,6 +152,10 @@ const struct tensor *loader_tensor(const struct loader *ld, const char *native, 
 const struct layer *add_layer(struct loader *ld, enum layer_kind kind, const char *native,
                               const char *name, const struct tensor *weight,
                               const struct tensor *bias);
+/* Another name of rows of layers, for adapter files; it is not made where a layer is NULL or
+ * they do not read the same input. Rows of several layers follow each other. */
+void add_alias(struct loader *ld, const char *native, const char *name,
+               const struct layer *const *layers, int n);
 /* An integer of the part's metadata or config; `otherwise` if absent. */
 int loader_int(const struct loader *ld, const char *meta_key, const char *config_key,
                int otherwise);

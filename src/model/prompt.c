@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Reading a prompt takes two passes, as in A1111: tags are cut out first, then what is left is
  * read for brackets, so that a tag between two words joins them. */
-#include "model/prompt.h"
+#include "model/prompt_tag.h"
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -21,57 +21,6 @@ static size_t skip_blanks(const char *s, size_t at, size_t len)
     return at;
 }
 
-static size_t skip_digits(const char *s, size_t at, size_t len)
-{
-    while (at < len && s[at] >= '0' && s[at] <= '9')
-        at++;
-    return at;
-}
-
-/* Reads a decimal number at the start of s[len]: its length, 0 if there is none. Stricter than
- * the C library: no inf, nan or hexadecimal. */
-static size_t read_number(const char *s, size_t len, double *out)
-{
-    char copy[64];
-    size_t at = 0;
-    if (at < len && (s[at] == '+' || s[at] == '-'))
-        at++;
-    size_t first = at;
-    at = skip_digits(s, at, len);
-    size_t digits = at - first;
-    if (at < len && s[at] == '.') {
-        size_t point = at;
-        at = skip_digits(s, at + 1, len);
-        digits += at - point - 1;
-    }
-    if (digits == 0)
-        return 0;
-    if (at < len && (s[at] == 'e' || s[at] == 'E')) {
-        size_t exponent = at + 1;
-        if (exponent < len && (s[exponent] == '+' || s[exponent] == '-'))
-            exponent++;
-        size_t end = skip_digits(s, exponent, len);
-        at = end > exponent ? end : at;
-    }
-    if (at >= sizeof copy)
-        return 0;
-    size_t plus = s[0] == '+' ? 1 : 0;
-    memcpy(copy, s + plus, at - plus);
-    copy[at - plus] = '\0';
-    return str_to_double(copy, out) && isfinite(*out) ? at : 0;
-}
-
-static kron_status copy_text(struct arena *mem, const char *s, size_t len, const char **out)
-{
-    char *copy = arena_alloc(mem, len + 1);
-    if (copy == NULL)
-        return mem->status;
-    if (len > 0)
-        memcpy(copy, s, len);
-    *out = copy;
-    return KRON_OK;
-}
-
 /* --- tags --- */
 
 struct adapter_list {
@@ -79,29 +28,6 @@ struct adapter_list {
     size_t n, cap;
     struct arena *mem;
 };
-
-/* Names the tag, cut to what fits on a line: at a control character, not inside a character. */
-static kron_status tag_error(kron_status status, const char *tag, size_t len, const char *why)
-{
-    size_t shown = 0;
-    while (shown < len && shown < 80 && (uint8_t)tag[shown] >= ' ')
-        shown++;
-    while (shown > 0 && shown < len && ((uint8_t)tag[shown] & 0xc0) == 0x80)
-        shown--;
-    const char *more = shown < len ? "..." : "";
-    return err_set(status, "prompt: tag '%.*s%s': %s", (int)shown, tag, more, why);
-}
-
-static bool equal_ignoring_case(const char *s, size_t len, const char *lower)
-{
-    size_t i = 0;
-    for (; i < len && lower[i] != '\0'; i++) {
-        char c = s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] - 'A' + 'a') : s[i];
-        if (c != lower[i])
-            return false;
-    }
-    return i == len && lower[i] == '\0';
-}
 
 /* The length of "<KIND:" at the start of s, 0 if it is none of the kinds known. */
 static size_t tag_opening(const char *s, size_t len, bool *is_hypernet)
@@ -113,50 +39,22 @@ static size_t tag_opening(const char *s, size_t len, bool *is_hypernet)
         end++;
     if (end == len || s[end] != ':')
         return 0;
-    *is_hypernet = equal_ignoring_case(s + 1, end - 1, "hypernet");
-    bool known = *is_hypernet || equal_ignoring_case(s + 1, end - 1, "lora") ||
-                 equal_ignoring_case(s + 1, end - 1, "lyco");
+    *is_hypernet = prompt_is_word(s + 1, end - 1, "hypernet");
+    bool known = *is_hypernet || prompt_is_word(s + 1, end - 1, "lora") ||
+                 prompt_is_word(s + 1, end - 1, "lyco");
     return known ? end + 1 : 0;
 }
 
-struct strengths {
-    double positional[2], te, unet;
-    int n_positional;
-    bool has_te, has_unet;
-};
-
-/* One field after the name: a strength, or te= or unet= and a strength. */
-static kron_status read_field(struct strengths *f, const char *s, size_t len, const char *tag,
-                              size_t tag_len)
+static kron_status tag_error(kron_status status, const char *tag, size_t len, const char *why)
 {
-    const char *equals = memchr(s, '=', len);
-    size_t key_len = equals == NULL ? 0 : (size_t)(equals - s);
-    size_t at = equals == NULL ? 0 : key_len + 1;
-    double *to = NULL;
-    if (equals == NULL) {
-        if (f->n_positional == 2)
-            return tag_error(KRON_ERR_ARGUMENT, tag, tag_len, "more than two strengths");
-        to = &f->positional[f->n_positional++];
-    } else if (equal_ignoring_case(s, key_len, "te")) {
-        f->has_te = true;
-        to = &f->te;
-    } else if (equal_ignoring_case(s, key_len, "unet")) {
-        f->has_unet = true;
-        to = &f->unet;
-    } else {
-        return tag_error(KRON_ERR_UNSUPPORTED, tag, tag_len,
-                         "the only named fields are te= and unet=");
-    }
-    at = skip_blanks(s, at, len);
-    size_t used = read_number(s + at, len - at, to);
-    if (used == 0 || skip_blanks(s, at + used, len) != len || fabs(*to) > FLT_MAX)
-        return tag_error(KRON_ERR_ARGUMENT, tag, tag_len, "a strength is not a number");
-    return KRON_OK;
+    struct tag_text t = {"prompt: tag", tag, len};
+    return prompt_tag_error(status, &t, why);
 }
 
-static kron_status add_adapter(struct adapter_list *list, const char *name, size_t name_len,
-                               const struct strengths *f)
+/* Reads a tag whose opening is `opening` bytes long and whose text, > included, is tag[len]. */
+static kron_status read_tag(struct adapter_list *list, const char *tag, size_t len, size_t opening)
 {
+    struct tag_text t = {"prompt: tag", tag, len};
     if (list->n == list->cap) {
         void *p = list->items;
         size_t cap = list->cap ? list->cap * 2 : 8;
@@ -164,39 +62,10 @@ static kron_status add_adapter(struct adapter_list *list, const char *name, size
         list->items = p;
         list->cap = cap;
     }
-    struct prompt_adapter *a = &list->items[list->n];
-    KRON_TRY(copy_text(list->mem, name, name_len, &a->name));
-    a->te_strength = f->n_positional > 0 ? f->positional[0] : 1;
-    a->te_strength = f->has_te ? f->te : a->te_strength;
-    a->unet_strength = f->n_positional > 1 ? f->positional[1] : a->te_strength;
-    a->unet_strength = f->has_unet ? f->unet : a->unet_strength;
+    KRON_TRY(prompt_tag_read(list->mem, &t, tag + opening, len - opening - 1,
+                             &list->items[list->n]));
     list->n++;
     return KRON_OK;
-}
-
-/* Reads a tag whose opening is `opening` bytes long and whose text, > included, is tag[len]. */
-static kron_status read_tag(struct adapter_list *list, const char *tag, size_t len, size_t opening)
-{
-    struct strengths fields = {0};
-    const char *end = tag + len - 1, *name = tag + opening;
-    const char *colon = memchr(name, ':', (size_t)(end - name));
-    const char *name_end = colon == NULL ? end : colon;
-    while (name < name_end && is_blank(*name))
-        name++;
-    while (name < name_end && is_blank(name_end[-1]))
-        name_end--;
-    size_t name_len = (size_t)(name_end - name);
-    if (name_len == 0)
-        return tag_error(KRON_ERR_ARGUMENT, tag, len, "no name");
-    if (memchr(name, '\0', name_len) != NULL)
-        return tag_error(KRON_ERR_ARGUMENT, tag, len, "a NUL in the name");
-    while (colon != NULL) {
-        const char *field = colon + 1;
-        colon = memchr(field, ':', (size_t)(end - field));
-        size_t field_len = (size_t)((colon == NULL ? end : colon) - field);
-        KRON_TRY(read_field(&fields, field, field_len, tag, len));
-    }
-    return add_adapter(list, name, name_len, &fields);
 }
 
 /* Collects the tags of s[len] and adds all else to `rest`. */
@@ -284,7 +153,7 @@ static size_t read_weight(const char *s, size_t len, double *weight)
     if (len == 0 || s[0] != ':')
         return 0;
     size_t at = skip_blanks(s, 1, len);
-    size_t used = read_number(s + at, len - at, weight);
+    size_t used = prompt_number(s + at, len - at, weight);
     if (used == 0)
         return 0;
     at = skip_blanks(s, at + used, len);
@@ -292,7 +161,7 @@ static size_t read_weight(const char *s, size_t len, double *weight)
 }
 
 /* Letters, numbers and _ of any script, which BREAK must not touch. */
-static bool is_word_char(const char *s, size_t len)
+bool prompt_word_char(const char *s, size_t len)
 {
     utf8proc_int32_t c;
     if (len == 0 || utf8proc_iterate((const uint8_t *)s, (utf8proc_ssize_t)len, &c) <= 0)
@@ -302,16 +171,22 @@ static bool is_word_char(const char *s, size_t len)
            (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
 }
 
-static bool is_break_at(const char *s, size_t at, size_t len)
+/* Whether the character that ends at `at` is such. */
+bool prompt_word_char_before(const char *s, size_t at)
 {
-    const size_t n = 5;
-    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || is_word_char(s + at + n, len - at - n))
-        return false;
     size_t before = at;
     while (before > 0 && at - before < 4 && ((uint8_t)s[before - 1] & 0xc0) == 0x80)
         before--;
     before -= before > 0 ? 1 : 0;
-    return at == 0 || !is_word_char(s + before, at - before);
+    return at > 0 && prompt_word_char(s + before, at - before);
+}
+
+static bool is_break_at(const char *s, size_t at, size_t len)
+{
+    const size_t n = 5;
+    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || prompt_word_char(s + at + n, len - at - n))
+        return false;
+    return !prompt_word_char_before(s, at);
 }
 
 /* Text without marks: pieces between the BREAKs. */
@@ -397,7 +272,7 @@ static kron_status join_pieces(struct prompt *out, const struct reader *r)
         if (!(fabs(weight) <= FLT_MAX))
             return err_set(KRON_ERR_ARGUMENT, "prompt: a weight of %g is out of range", weight);
         struct prompt_segment *s = &segments[out->n_segments++];
-        KRON_TRY(copy_text(&out->mem, str_get(&r->text) + p->begin, len, &s->text));
+        KRON_TRY(prompt_copy(&out->mem, str_get(&r->text) + p->begin, len, &s->text));
         s->len = len;
         s->weight = weight;
         s->is_break = p->is_break;
@@ -447,107 +322,8 @@ void prompt_free(struct prompt *p)
     *p = (struct prompt){0};
 }
 
-/* --- windows --- */
-
-struct windows_cap {
-    size_t ids, weights, starts;
-};
-
-static kron_status grow(void **p, size_t *cap, size_t n, size_t size)
+kron_status prompt_read_adapter(struct prompt_adapter *out, struct arena *mem, const char *text)
 {
-    if (n <= *cap)
-        return KRON_OK;
-    size_t new_cap = n < 128 ? 128 : 2 * n;
-    KRON_TRY(mem_grow(p, *cap, new_cap, size, "windows of a prompt"));
-    *cap = new_cap;
-    return KRON_OK;
-}
-
-/* Ends the window being filled; the next begins at `at`. */
-static kron_status end_window(struct prompt_windows *w, struct windows_cap *cap, size_t at)
-{
-    void *starts = w->starts;
-    KRON_TRY(grow(&starts, &cap->starts, w->n + 2, sizeof *w->starts));
-    w->starts = starts;
-    w->starts[++w->n] = at;
-    return KRON_OK;
-}
-
-static kron_status add_segment(struct prompt_windows *w, struct windows_cap *cap, size_t *n,
-                               const int32_t *ids, size_t n_ids, double weight)
-{
-    void *all_ids = w->ids, *weights = w->weights;
-    KRON_TRY(grow(&all_ids, &cap->ids, *n + n_ids, sizeof *w->ids));
-    w->ids = all_ids;
-    KRON_TRY(grow(&weights, &cap->weights, *n + n_ids, sizeof *w->weights));
-    w->weights = weights;
-    for (size_t i = 0; i < n_ids; i++) {
-        if (*n - w->starts[w->n] == TOK_WINDOW_TEXT)
-            KRON_TRY(end_window(w, cap, *n));
-        w->ids[*n] = ids[i];
-        w->weights[*n] = (float)weight;
-        ++*n;
-    }
-    return KRON_OK;
-}
-
-static kron_status cut_windows(struct prompt_windows *w, const struct tokenizer *t,
-                               const struct prompt *p)
-{
-    struct windows_cap cap = {0};
-    size_t n = 0;
-    void *starts = NULL;
-    KRON_TRY(grow(&starts, &cap.starts, 1, sizeof *w->starts));
-    w->starts = starts;
-    for (size_t i = 0; i < p->n_segments; i++) {
-        const struct prompt_segment *s = &p->segments[i];
-        if (s->is_break) {
-            KRON_TRY(end_window(w, &cap, n));
-            continue;
-        }
-        int32_t *ids;
-        size_t n_ids;
-        KRON_TRY(tok_encode(t, s->text, s->len, &ids, &n_ids));
-        kron_status status = add_segment(w, &cap, &n, ids, n_ids, s->weight);
-        mem_free(ids);
-        KRON_TRY(status);
-    }
-    if (n > w->starts[w->n] || w->n == 0)
-        KRON_TRY(end_window(w, &cap, n));
-    return KRON_OK;
-}
-
-kron_status prompt_tokenize(struct prompt_windows *out, const struct tokenizer *t,
-                            const struct prompt *p)
-{
-    *out = (struct prompt_windows){0};
-    kron_status status = cut_windows(out, t, p);
-    if (status != KRON_OK)
-        prompt_windows_free(out);
-    return status;
-}
-
-void prompt_windows_free(struct prompt_windows *w)
-{
-    mem_free(w->ids);
-    mem_free(w->weights);
-    mem_free(w->starts);
-    *w = (struct prompt_windows){0};
-}
-
-void prompt_windows_fill(const struct prompt_windows *w, size_t n_windows, int32_t pad_id,
-                         int32_t *ids, float *weights)
-{
-    KRON_ASSERT(n_windows >= w->n);
-    for (size_t i = 0; i < n_windows; i++) {
-        size_t from = i < w->n ? w->starts[i] : 0;
-        size_t n = i < w->n ? w->starts[i + 1] - from : 0;
-        int32_t *row = ids + i * TOK_WINDOW;
-        row[0] = TOK_START;
-        for (size_t k = 0; k < TOK_WINDOW_TEXT; k++)
-            row[1 + k] = k < n ? w->ids[from + k] : k == n ? TOK_END : pad_id;
-        row[TOK_WINDOW - 1] = n == TOK_WINDOW_TEXT ? TOK_END : pad_id;
-        for (size_t k = 0; weights != NULL && k < TOK_WINDOW; k++)
-            weights[i * TOK_WINDOW + k] = k >= 1 && k <= n ? w->weights[from + k - 1] : 1;
-    }
+    struct tag_text t = {"adapter", text, strlen(text)};
+    return prompt_tag_read(mem, &t, text, t.len, out);
 }

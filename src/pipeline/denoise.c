@@ -101,6 +101,8 @@ kron_status denoise_raw(struct denoise *d, const float *x, double t, float *out)
     int64_t n = d->h * d->w * 4;
     const struct condition *both[2] = {d->neg, d->pos};
 
+    if (d->n_steps > 0)
+        session_fill_strengths(d->s, d->step, d->n_steps);
     if (d->neg == NULL)
         return call(d, x, t, &d->pos, 1, out);
     if (d->both) {

@@ -44,6 +44,7 @@ static kron_status open_all(struct engine *e, const kron_model_params *p)
     KRON_TRY(be_open(p->backend, p->n_threads, &e->device));
     KRON_TRY(tok_create(&e->tokenizer));
     KRON_TRY(adapter_names_create(&e->names, &e->model.layers));
+    KRON_TRY(cache_create(&e->adapters));
     e->prediction = p->prediction != KRON_PREDICTION_DETECT ? p->prediction : e->model.prediction;
     if (e->prediction == KRON_PREDICTION_DETECT)
         KRON_TRY(detect_prediction(e, &e->prediction));
@@ -64,6 +65,7 @@ kron_status engine_open(struct engine *e, const kron_model_params *p)
 
 void engine_close(struct engine *e)
 {
+    cache_free(&e->adapters);
     adapter_names_free(&e->names);
     tok_free(&e->tokenizer);
     be_close(&e->device);

@@ -109,6 +109,7 @@ static int after_step(void *user, int done, const float *x, const float *denoise
     bool show = every > 0 && j->in->progress != NULL && done % every == 0;
 
     (void)x;
+    j->denoise.step = done;
     if (show && make_preview(j, denoised, &preview) != KRON_OK)
         show = false; /* a step is worth more than its preview */
     kron_status status = tell(j, "sampling", done, show ? &preview : NULL);
@@ -193,8 +194,8 @@ static kron_status prepare_text(struct job *j)
                        "belong in the prompt", j->negative.adapters[0].name);
     KRON_TRY(session_bind_prompt(j->s, &j->positive, j->in->lora_dir));
     KRON_TRY(tell(j, "text", 0, NULL));
-    KRON_TRY(encode_prompts(j->s, &j->positive, guided ? &j->negative : NULL, j->in->clip_skip,
-                            &j->pos, &j->neg));
+    KRON_TRY(encode_prompts(j->s, &j->positive, guided ? &j->negative : NULL, j->in->embd_dir,
+                            j->in->clip_skip, &j->pos, &j->neg));
     nets_drop(j->s, NET_TE0);
     nets_drop(j->s, NET_TE1);
     return denoise_init(&j->denoise, j->s, &j->pos, guided ? &j->neg : NULL, j->in->cfg_scale, j->h,
@@ -326,6 +327,8 @@ static kron_status sample(struct job *j)
         .prediction = j->s->e->prediction, .network = network, .noise = step_noise,
         .edit = j->keep != NULL ? keep_outside : NULL, .progress = after_step, .user = j};
 
+    j->denoise.step = 0;
+    j->denoise.n_steps = run.n_steps;
     rng_init(&j->start_rng, j->in->rng, seed);
     rng_init(&j->step_rng, j->in->sampler_rng, seed);
     draw(j, &j->start_rng, j->noise);
@@ -369,13 +372,15 @@ static void job_free(struct job *j)
 kron_status session_generate(struct session *s, const kron_job *job, kron_image *images)
 {
     struct job j = {.s = s, .in = job};
-    kron_status status = prepare(&j);
 
+    s->busy = true;
+    kron_status status = prepare(&j);
     for (j.image = 0; status == KRON_OK && j.image < job->batch_count; j.image++)
         status = one_picture(&j, &images[j.image]);
     /* The VAE's arena is the largest: given back, since the next job begins with text. */
     nets_drop(s, NET_DECODE);
     nets_drop(s, NET_ENCODE);
     job_free(&j);
+    s->busy = false;
     return status;
 }

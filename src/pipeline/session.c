@@ -3,84 +3,7 @@
 #include "pipeline/session.h"
 #include <string.h>
 
-/* --- counted adapter files --- */
-
-kron_status adapter_open_counted(kron_adapter **out, const char *path)
-{
-    void *p;
-
-    KRON_TRY(mem_alloc(&p, sizeof **out, path));
-    *out = p;
-    kron_status status = adapter_open(&(*out)->file, path);
-    if (status != KRON_OK) {
-        mem_free(*out);
-        *out = NULL;
-        return status;
-    }
-    (*out)->refs = 1;
-    return KRON_OK;
-}
-
-kron_adapter *adapter_ref(kron_adapter *a)
-{
-    __atomic_add_fetch(&a->refs, 1, __ATOMIC_RELAXED);
-    return a;
-}
-
-void adapter_unref(kron_adapter **a)
-{
-    if (*a != NULL && __atomic_sub_fetch(&(*a)->refs, 1, __ATOMIC_ACQ_REL) == 0) {
-        adapter_close(&(*a)->file);
-        mem_free(*a);
-    }
-    *a = NULL;
-}
-
-static void list_free(struct use_list *l)
-{
-    for (size_t i = 0; i < l->n; i++)
-        adapter_unref(&l->at[i].adapter);
-    mem_free(l->at);
-    memset(l, 0, sizeof *l);
-}
-
-/* A list of a's, then b's uses. */
-static kron_status list_join(struct use_list *out, const kron_adapter_use *a, size_t na,
-                             const kron_adapter_use *b, size_t nb)
-{
-    void *p;
-
-    memset(out, 0, sizeof *out);
-    KRON_TRY(mem_alloc_n(&p, na + nb, sizeof *out->at, "adapters"));
-    out->at = p;
-    out->n = na + nb;
-    for (size_t i = 0; i < out->n; i++) {
-        out->at[i] = i < na ? a[i] : b[i - na];
-        adapter_ref(out->at[i].adapter);
-    }
-    return KRON_OK;
-}
-
 /* --- binding --- */
-
-static bool same_files(const struct use_list *a, const struct use_list *b)
-{
-    if (a->n != b->n)
-        return false;
-    for (size_t i = 0; i < a->n; i++)
-        if (a->at[i].adapter != b->at[i].adapter)
-            return false;
-    return true;
-}
-
-static bool same_strengths(const struct use_list *a, const struct use_list *b)
-{
-    for (size_t i = 0; i < a->n; i++)
-        if (a->at[i].te_strength != b->at[i].te_strength ||
-            a->at[i].unet_strength != b->at[i].unet_strength)
-            return false;
-    return true;
-}
 
 static bool any_merged(const struct session *s)
 {
@@ -102,8 +25,7 @@ static kron_status make_set(struct session *s, const struct use_list *l, struct 
     KRON_TRY(mem_alloc_n(&p, l->n, sizeof *uses, "adapters"));
     uses = p;
     for (size_t i = 0; i < l->n; i++)
-        uses[i] = (struct adapter_use){l->at[i].adapter->file, l->at[i].te_strength,
-                                       l->at[i].unet_strength};
+        uses[i] = l->at[i].u;
     kron_status status = adapter_bind(out, uses, (int)l->n, s->e->names, s->params.strict != 0);
     mem_free(uses);
     return status;
@@ -140,17 +62,18 @@ static void unbind(struct session *s)
     adapter_set_free(&s->set);
     mem_free(s->strengths);
     s->strengths = NULL;
-    list_free(&s->bound);
+    use_list_free(&s->bound);
 }
 
-static void take_strengths(struct session *s, const struct use_list *l)
+static void fill(const struct use_list *l, int step, int n_steps, float *out)
 {
-    for (size_t i = 0; i < l->n; i++) {
-        s->bound.at[i] = l->at[i];
-        adapter_set_strength(s->set, (int)i, l->at[i].te_strength, l->at[i].unet_strength);
-    }
-    if (s->set != NULL)
-        adapter_set_get_strengths(s->set, s->strengths);
+    for (size_t i = 0; i < l->n; i++)
+        adapter_strengths(&l->at[i].u, step, n_steps, out + i * ADAPTER_SLOTS);
+}
+
+void session_fill_strengths(struct session *s, int step, int n_steps)
+{
+    fill(&s->bound, step, n_steps, s->strengths);
 }
 
 static kron_status make_weights(const struct session *s, const struct adapter_set *set,
@@ -160,19 +83,37 @@ static kron_status make_weights(const struct session *s, const struct adapter_se
                              set != NULL ? adapter_set_deltas(set) : NULL, out);
 }
 
-/* Other strengths for the files that are bound. Merged weights hold the old ones, and are made
- * anew with the plans. */
+static kron_status drop_merged(struct session *s)
+{
+    struct be_weights *weights;
+
+    KRON_TRY(make_weights(s, s->set, &weights));
+    nets_drop_all(s);
+    be_weights_free(s->e->device, &s->weights);
+    s->weights = weights;
+    return KRON_OK;
+}
+
+/* Other strengths for the deltas that are bound. Merged weights hold the old ones, and are made
+ * anew with the plans; a strength that changes with the steps is never merged. */
 static kron_status rebind(struct session *s, struct use_list *l)
 {
-    if (!same_strengths(l, &s->bound) && any_merged(s)) {
-        struct be_weights *weights;
-        KRON_TRY(make_weights(s, s->set, &weights));
-        nets_drop_all(s);
-        be_weights_free(s->e->device, &s->weights);
-        s->weights = weights;
-    }
-    take_strengths(s, l);
-    list_free(l);
+    size_t n = l->n * ADAPTER_SLOTS;
+    float *now, *before = s->strengths;
+    kron_status status = KRON_OK;
+
+    KRON_TRY(mem_floats(&now, (int64_t)n, "strengths"));
+    fill(l, 0, 1, now);
+    fill(&s->bound, 0, 1, before);
+    if (n > 0 && memcmp(now, before, n * sizeof *now) != 0 && any_merged(s))
+        status = drop_merged(s);
+    if (status == KRON_OK && n > 0)
+        memcpy(before, now, n * sizeof *now);
+    mem_free(now);
+    KRON_TRY(status);
+    use_list_free(&s->bound);
+    s->bound = *l;
+    memset(l, 0, sizeof *l);
     return KRON_OK;
 }
 
@@ -181,12 +122,12 @@ static kron_status bind(struct session *s, struct use_list *l)
 {
     struct adapter_set *set;
     struct be_weights *weights = NULL;
-    void *strengths = NULL;
+    float *strengths = NULL;
 
-    if (s->weights != NULL && same_files(l, &s->bound))
+    if (s->weights != NULL && use_lists_alike(l, &s->bound))
         return rebind(s, l);
     KRON_TRY(make_set(s, l, &set));
-    kron_status status = mem_alloc_n(&strengths, 2 * l->n, sizeof(float), "strengths");
+    kron_status status = mem_floats(&strengths, (int64_t)l->n * ADAPTER_SLOTS, "strengths");
     if (status == KRON_OK)
         status = make_weights(s, set, &weights);
     if (status != KRON_OK) {
@@ -200,76 +141,20 @@ static kron_status bind(struct session *s, struct use_list *l)
     s->weights = weights;
     s->bound = *l;
     memset(l, 0, sizeof *l);
-    if (set != NULL)
-        adapter_set_get_strengths(set, s->strengths);
+    session_fill_strengths(s, 0, 1);
     report(s);
+    cache_trim(s->e->adapters);
     return KRON_OK;
 }
 
-/* --- adapters that a prompt names --- */
-
-/* A name may point into a sub-folder, never out of the folder. */
-static bool name_is_safe(const char *name)
+static kron_status add_tags(struct session *s, struct use_list *l, const struct prompt *prompt,
+                            const char *lora_dir)
 {
-    if (name[0] == '\0' || name[0] == '/')
-        return false;
-    for (const char *p = name; p != NULL; p = strchr(p, '/')) {
-        p += *p == '/';
-        if (p[0] == '.' && p[1] == '.' && (p[2] == '/' || p[2] == '\0'))
-            return false;
-    }
-    return true;
-}
-
-/* The file of that path, opened once a session; the session keeps the reference. */
-static kron_status find_lora(struct session *s, const char *path, kron_adapter **out)
-{
-    for (int i = 0; i < MAX_LORAS; i++)
-        if (s->lora[i] != NULL && strcmp(adapter_path(s->lora[i]->file), path) == 0) {
-            *out = s->lora[i];
-            return KRON_OK;
-        }
-    KRON_TRY(adapter_open_counted(out, path));
-    adapter_unref(&s->lora[s->next_lora]);
-    s->lora[s->next_lora] = *out;
-    s->next_lora = (s->next_lora + 1) % MAX_LORAS;
-    return KRON_OK;
-}
-
-static kron_status open_named(struct session *s, const char *dir, const char *name,
-                              kron_adapter **out)
-{
-    struct str path = {0};
-    kron_status status;
-
-    if (dir == NULL)
+    if (prompt->n_adapters > 0 && lora_dir == NULL)
         return err_set(KRON_ERR_ARGUMENT, "the prompt names the adapter '%s', but no folder of "
-                       "adapters is given (--lora-model-dir)", name);
-    if (!name_is_safe(name))
-        return err_set(KRON_ERR_ARGUMENT, "the prompt's adapter name '%s' leads out of %s", name,
-                       dir);
-    str_addf(&path, "%s/%s%s", dir, name, str_ends(name, ".safetensors") ? "" : ".safetensors");
-    if (path.status != KRON_OK)
-        status = path.status;
-    else if (!path_is_file(str_get(&path)))
-        status = err_set(KRON_ERR_IO, "the prompt names the adapter '%s': there is no %s", name,
-                         str_get(&path));
-    else
-        status = find_lora(s, str_get(&path), out);
-    str_free(&path);
-    return status;
-}
-
-static kron_status named_uses(struct session *s, const struct prompt *prompt, const char *dir,
-                              kron_adapter_use *uses)
-{
-    for (size_t i = 0; i < prompt->n_adapters; i++) {
-        const struct prompt_adapter *a = &prompt->adapters[i];
-        KRON_TRY(open_named(s, dir, a->name, &uses[i].adapter));
-        adapter_ref(uses[i].adapter); /* later ones may push it out of the session's list */
-        uses[i].te_strength = (float)a->te_strength;
-        uses[i].unet_strength = (float)a->unet_strength;
-    }
+                       "adapters is given (--lora-model-dir)", prompt->adapters[0].name);
+    for (size_t i = 0; i < prompt->n_adapters; i++)
+        KRON_TRY(use_list_add_tag(l, s, &prompt->adapters[i], lora_dir));
     return KRON_OK;
 }
 
@@ -277,55 +162,121 @@ kron_status session_bind_prompt(struct session *s, const struct prompt *prompt,
                                 const char *lora_dir)
 {
     struct use_list all = {0};
-    kron_adapter_use *uses;
-    void *p;
+    kron_status status = use_list_add_all(&all, &s->own);
 
-    KRON_TRY(mem_alloc_n(&p, prompt->n_adapters, sizeof *uses, "adapters"));
-    uses = p;
-    kron_status status = named_uses(s, prompt, lora_dir, uses);
     if (status == KRON_OK)
-        status = list_join(&all, s->own.at, s->own.n, uses, prompt->n_adapters);
+        status = add_tags(s, &all, prompt, lora_dir);
     if (status == KRON_OK)
         status = bind(s, &all);
-    list_free(&all);
-    for (size_t i = 0; i < prompt->n_adapters; i++)
-        adapter_unref(&uses[i].adapter);
-    mem_free(uses);
+    use_list_free(&all);
     return status;
+}
+
+/* --- the session's own list --- */
+
+/* Binds a new list and takes it over, unless `status` says that making it failed. */
+static kron_status take(struct session *s, kron_status status, struct use_list *own)
+{
+    struct use_list both = {0};
+
+    if (status == KRON_OK)
+        status = use_list_add_all(&both, own);
+    if (status == KRON_OK)
+        status = bind(s, &both);
+    use_list_free(&both);
+    if (status != KRON_OK) {
+        use_list_free(own);
+        return status;
+    }
+    use_list_free(&s->own);
+    s->own = *own;
+    return KRON_OK;
+}
+
+kron_status session_set_adapters(struct session *s, const kron_adapter_use *uses, size_t n)
+{
+    struct use_list own = {0};
+    kron_status status = KRON_OK;
+
+    for (size_t i = 0; i < n && status == KRON_OK; i++) {
+        status = use_list_add(&own, &uses[i]);
+        if (status != KRON_OK)
+            status = err_prefix(status, "adapter %zu", i);
+    }
+    return take(s, status, &own);
+}
+
+kron_status session_add_adapter(struct session *s, const kron_adapter_use *use)
+{
+    struct use_list own = {0};
+    kron_status status = use_list_add_all(&own, &s->own);
+
+    if (status == KRON_OK)
+        status = use_list_add(&own, use);
+    return take(s, status, &own);
+}
+
+kron_status session_add_adapter_text(struct session *s, const char *text)
+{
+    struct use_list own = {0};
+    struct prompt_adapter tag;
+    struct arena mem = {0};
+    kron_status status = prompt_read_adapter(&tag, &mem, text);
+
+    if (status == KRON_OK)
+        status = use_list_add_all(&own, &s->own);
+    if (status == KRON_OK)
+        status = use_list_add_tag(&own, s, &tag, NULL);
+    arena_free(&mem);
+    return take(s, status, &own);
+}
+
+kron_status session_remove_adapter(struct session *s, size_t i)
+{
+    struct use_list own = {0};
+    kron_status status = KRON_OK;
+
+    for (size_t k = 0; k < s->own.n && status == KRON_OK; k++)
+        if (k != i)
+            status = use_list_add_one(&own, &s->own.at[k]);
+    return take(s, status, &own);
+}
+
+/* What is bound follows when a job begins. */
+void session_set_strength(struct session *s, size_t i, float te, float unet)
+{
+    s->own.at[i].u.te_strength = te;
+    s->own.at[i].u.unet_strength = unet;
+}
+
+kron_status session_read_blocks(const struct session *s, const char *text, float *out)
+{
+    return adapter_blocks_read(s->presets, text, s->e->model.arch == KRON_ARCH_SDXL, out);
 }
 
 /* --- sessions --- */
 
-kron_status session_set_adapters(struct session *s, const kron_adapter_use *uses, size_t n)
+static kron_status start(struct session *s, const kron_session_params *p)
 {
-    struct use_list own, both;
+    struct use_list none = {0};
 
-    KRON_TRY(list_join(&own, uses, n, NULL, 0));
-    kron_status status = list_join(&both, uses, n, NULL, 0);
-    if (status == KRON_OK)
-        status = bind(s, &both);
-    list_free(&both);
-    if (status != KRON_OK) {
-        list_free(&own);
-        return status;
-    }
-    list_free(&s->own);
-    s->own = own;
-    return KRON_OK;
+    if (p != NULL)
+        s->params = *p;
+    if (p != NULL && p->block_presets != NULL)
+        KRON_TRY(adapter_presets_read(&s->presets, p->block_presets));
+    s->params.block_presets = NULL; /* the caller's */
+    return bind(s, &none);
 }
 
 kron_status session_create(struct session **out, struct engine *e, const kron_session_params *p)
 {
-    struct use_list none = {0};
     void *mem;
 
     *out = NULL;
     KRON_TRY(mem_alloc(&mem, sizeof **out, "a session"));
     struct session *s = mem;
     s->e = e;
-    if (p != NULL)
-        s->params = *p;
-    kron_status status = bind(s, &none);
+    kron_status status = start(s, p);
     if (status != KRON_OK)
         session_free(&s);
     *out = s;
@@ -337,9 +288,9 @@ void session_free(struct session **s)
     if (*s == NULL)
         return;
     unbind(*s);
-    list_free(&(*s)->own);
-    for (int i = 0; i < MAX_LORAS; i++)
-        adapter_unref(&(*s)->lora[i]);
+    use_list_free(&(*s)->own);
+    adapter_presets_free(&(*s)->presets);
+    cache_trim((*s)->e->adapters);
     str_free(&(*s)->report);
     mem_free(*s);
     *s = NULL;

@@ -5,7 +5,9 @@
  *   generate.c   a job from start to end          text.c     prompts -> conditions
  *   denoise.c    one guided network call          latent.c   images <-> latents, tiles, previews
  *   net.c        planned graphs, cached by shape  engine.c   what sessions of one model share
- *   session.c    adapters of a session            metadata.c the "parameters" text */
+ *   session.c    binding a session's adapters     metadata.c the "parameters" text
+ *   adapters.c   lists of them, from API and tags adapter_cache.c their files
+ *   words.c      words that stand for vectors */
 #ifndef PIPELINE_SESSION_H
 #define PIPELINE_SESSION_H
 #include "adapter/adapter.h"
@@ -21,6 +23,7 @@ struct engine {
     struct be_device *device;
     struct tokenizer *tokenizer;
     struct adapter_names *names;
+    struct adapter_cache *adapters; /* the one thing that changes, in its own lock */
     kron_prediction prediction; /* EPS or V */
 };
 
@@ -32,6 +35,8 @@ struct kron_model {
 kron_status engine_open(struct engine *e, const kron_model_params *p);
 void engine_close(struct engine *e);
 
+/* --- adapter files (adapter_cache.c) --- */
+
 /* A counted adapter file, so that sessions keep what a caller has closed. */
 struct kron_adapter {
     struct adapter_file *file;
@@ -41,13 +46,50 @@ kron_status adapter_open_counted(kron_adapter **out, const char *path);
 kron_adapter *adapter_ref(kron_adapter *a);
 void adapter_unref(kron_adapter **a);
 
+/* The model's files; calls may come from any thread. */
+struct adapter_cache;
+kron_status cache_create(struct adapter_cache **out);
+void cache_free(struct adapter_cache **c);
+kron_status cache_open(struct adapter_cache *c, const char *path, kron_adapter **out);
+void cache_trim(struct adapter_cache *c); /* after files were let go */
+void cache_set_budget(struct adapter_cache *c, size_t bytes);
+kron_adapter_cache cache_stats(struct adapter_cache *c);
+
+/* --- lists of adapters in use (adapters.c) --- */
+
+/* One use, in the form that the adapter room takes; all it points to is the list's. */
+struct use {
+    kron_adapter *adapter; /* counted */
+    struct adapter_use u;
+    kron_image mask;       /* grey; pixels NULL: none */
+    float region[4];       /* all 0: none */
+};
+struct use_list { /* {0} is empty */
+    struct use *at;
+    size_t n, cap;
+    struct arena mem;
+};
+void use_list_free(struct use_list *l);
+/* Each adds at the end; after a failure the list must still be freed. */
+kron_status use_list_add(struct use_list *l, const kron_adapter_use *use);
+kron_status use_list_add_all(struct use_list *l, const struct use_list *from);
+kron_status use_list_add_one(struct use_list *l, const struct use *from);
+/* What a text or a tag says. dir: the folder of its files, which it cannot leave; NULL: names are
+ * paths. */
+struct session;
+kron_status use_list_add_tag(struct use_list *l, const struct session *s,
+                             const struct prompt_adapter *tag, const char *dir);
+/* True where the same deltas serve both: only strengths may differ. */
+bool use_lists_alike(const struct use_list *a, const struct use_list *b);
+void use_to_public(const struct use *u, kron_adapter_use *out);
+
 /* --- planned graphs (net.c) --- */
 
 enum net_kind { NET_TE0, NET_TE1, NET_UNET, NET_DECODE, NET_ENCODE };
 
 struct net_key {
     enum net_kind kind;
-    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, 0, 0 */
+    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, vectors, 0 */
     int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
     bool taps;
 };
@@ -60,32 +102,26 @@ struct net {
     unsigned long used; /* for dropping the one longest unused */
 };
 
-enum { MAX_NETS = 6, MAX_LORAS = 16 };
-
-/* Adapters in use, each a counted reference. */
-struct use_list {
-    kron_adapter_use *at;
-    size_t n;
-};
+enum { MAX_NETS = 6 };
 
 struct session {
     struct engine *e;
     kron_session_params params;
+    struct adapter_presets *presets; /* block weights of the user's; NULL: none */
+    bool busy;                   /* a job runs: no change of adapters */
 
-    struct use_list own;         /* what kron_session_set_adapters() gave */
+    struct use_list own;         /* those of the kron_session_ functions */
 
     /* What is bound now: the above and those of the last job's prompt. */
     struct use_list bound;
     struct adapter_set *set;     /* NULL: no adapters */
-    float *strengths;            /* of a run; NULL where set is */
+    float *strengths;            /* of a run: ADAPTER_SLOTS for each; NULL where set is */
     struct be_weights *weights;
     struct str report;
 
     struct net *nets[MAX_NETS];
     unsigned long clock;
     kron_buffers buffers;
-    kron_adapter *lora[MAX_LORAS]; /* files opened for prompt tags, found again by path */
-    int next_lora;                 /* the slot to reuse next */
 };
 
 /* The net of that key, planned and compiled, from the cache where it is there. Valid until the
@@ -106,9 +142,33 @@ kron_status net_estimate(struct session *s, const struct net_key *key, size_t *b
 kron_status session_create(struct session **out, struct engine *e, const kron_session_params *p);
 void session_free(struct session **s);
 kron_status session_set_adapters(struct session *s, const kron_adapter_use *uses, size_t n);
+kron_status session_add_adapter(struct session *s, const kron_adapter_use *use);
+kron_status session_add_adapter_text(struct session *s, const char *text);
+kron_status session_remove_adapter(struct session *s, size_t i);
+void session_set_strength(struct session *s, size_t i, float te, float unet);
+kron_status session_read_blocks(const struct session *s, const char *text, float *out);
+/* Fills the strengths for step `step` (from 0) of n_steps. */
+void session_fill_strengths(struct session *s, int step, int n_steps);
 /* Binds the session's own adapters and those that `prompt` names in `lora_dir`. */
 kron_status session_bind_prompt(struct session *s, const struct prompt *prompt,
                                 const char *lora_dir);
+
+/* --- textual inversion (words.c) --- */
+
+/* Words that stand for vectors, of those that two prompts have. */
+struct words {
+    struct prompt_word *at; /* ids TOK_COUNT + i: row i of the vectors */
+    size_t n;
+    float *vectors[2];      /* for each text encoder [n_vectors, width] */
+    int64_t n_vectors;
+    struct arena mem;
+};
+/* From the adapters that are bound and, if it is not NULL, the folder `dir` of .safetensors files
+ * called after their words. Vectors that do not fit the model's text encoders: KRON_ERR_SHAPE,
+ * naming the file. b may be NULL. */
+kron_status words_collect(struct words *out, struct session *s, const char *dir,
+                          const struct prompt *a, const struct prompt *b);
+void words_free(struct words *w); /* {0} is fine */
 
 /* --- text (text.c) --- */
 
@@ -120,14 +180,15 @@ struct condition {
 };
 void condition_free(struct condition *c);
 /* Encodes both prompts to the same number of windows. negative NULL: only the first is made.
- * An empty negative prompt of SDXL gives zeros, as its training and diffusers have it. */
+ * An empty negative prompt of SDXL gives zeros, as its training and diffusers have it.
+ * embd_dir: as words_collect(). */
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
-                           const struct prompt *negative, int clip_skip, struct condition *pos,
-                           struct condition *neg);
+                           const struct prompt *negative, const char *embd_dir, int clip_skip,
+                           struct condition *pos, struct condition *neg);
 /* One encoder over n windows of ids: context[n*77, width], and pooled (NULL: not wanted) of the
- * first. */
+ * first. Ids past the encoder's token table are the vectors of `words` (NULL: none). */
 kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
-                           float *context, float *pooled);
+                           const struct words *words, float *context, float *pooled);
 
 /* --- one guided call (denoise.c) --- */
 
@@ -137,6 +198,7 @@ struct denoise {
     float cfg;
     int64_t h, w;        /* latent */
     bool both;           /* both halves in one batch */
+    int step, n_steps;   /* where the run stands, for strengths that change; n_steps 0: nowhere */
     float sizes[6];      /* SDXL: height, width, crop top, left, target height, width */
     const float *extra;  /* inpainting checkpoints: [h, w, in_channels - 4]; else NULL */
     float *in, *out;     /* scratch: 2 samples each */

@@ -21,16 +21,19 @@ static int64_t end_of(const int32_t *ids)
 }
 
 kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
-                           float *context, float *pooled)
+                           const struct words *words, float *context, float *pooled)
 {
     const struct clip *c = &s->e->model.te[te];
-    struct net_key key = {.kind = NET_TE0 + (unsigned)te, .n = n, .tokens = skip};
+    int64_t n_vectors = words != NULL ? words->n_vectors : 0;
+    struct net_key key = {.kind = NET_TE0 + (unsigned)te, .n = n, .h = n_vectors, .tokens = skip};
     int64_t numbers = n * TOK_WINDOW * c->width;
     struct net *net;
     void *last;
 
     KRON_TRY(net_get(s, &key, &net));
     KRON_TRY(net_write(net, "ids", ids, n * TOK_WINDOW));
+    if (n_vectors > 0)
+        KRON_TRY(net_write(net, "extra", words->vectors[te], n_vectors * c->width));
     KRON_TRY(net_run(s, net));
     KRON_TRY(net_read(net, "context", context, numbers));
     if (pooled == NULL)
@@ -73,6 +76,13 @@ static void join(float *context, const float *z, int64_t tokens, int64_t width, 
         memcpy(context + i * all + at, z + i * width, (size_t)width * sizeof *z);
 }
 
+/* Both prompts' words, and what else their encoding shares. */
+struct text {
+    struct session *s;
+    struct words words;
+    int clip_skip;
+};
+
 struct work { /* scratch of one prompt */
     int32_t *ids;
     float *weights, *z;
@@ -95,18 +105,27 @@ static kron_status work_alloc(struct work *w, int64_t tokens, int64_t width)
     return mem_floats(&w->z, tokens * width, "encoded text");
 }
 
-static kron_status encode_with(struct session *s, const struct prompt_windows *pw, int64_t n,
-                               int clip_skip, struct condition *out, struct work *w)
+/* Vectors of words come after the rows that the encoder's own table has. */
+static void shift_words(int32_t *ids, int64_t n, const struct clip *c)
 {
-    const struct sd_model *m = &s->e->model;
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] >= TOK_COUNT)
+            ids[i] += (int32_t)c->token->out - TOK_COUNT;
+}
+
+static kron_status encode_with(const struct text *t, const struct prompt_windows *pw, int64_t n,
+                               struct condition *out, struct work *w)
+{
+    const struct sd_model *m = &t->s->e->model;
     int64_t at = 0, all = m->unet.context_width;
 
     for (int te = 0; te < m->n_te; te++) {
         const struct clip *c = &m->te[te];
         float *pooled = m->arch == KRON_ARCH_SDXL && te == 1 ? out->pooled : NULL;
-        int skip = clip_skip > 0 ? clip_skip : c->default_skip;
+        int skip = t->clip_skip > 0 ? t->clip_skip : c->default_skip;
         prompt_windows_fill(pw, (size_t)n, c->pad_id, w->ids, w->weights);
-        KRON_TRY(encode_windows(s, te, w->ids, n, skip, w->z, pooled));
+        shift_words(w->ids, n * TOK_WINDOW, c);
+        KRON_TRY(encode_windows(t->s, te, w->ids, n, skip, &t->words, w->z, pooled));
         emphasise(w->z, w->weights, out->tokens, c->width);
         join(out->context, w->z, out->tokens, c->width, at, all);
         at += c->width;
@@ -125,17 +144,17 @@ static kron_status condition_alloc(struct session *s, int64_t n, struct conditio
                                : KRON_OK;
 }
 
-static kron_status encode_one(struct session *s, const struct prompt_windows *pw, int64_t n,
-                              bool zero, int clip_skip, struct condition *out)
+static kron_status encode_one(const struct text *t, const struct prompt_windows *pw, int64_t n,
+                              bool zero, struct condition *out)
 {
     struct work w = {0};
 
-    KRON_TRY(condition_alloc(s, n, out));
+    KRON_TRY(condition_alloc(t->s, n, out));
     if (zero)
         return KRON_OK;
-    kron_status status = work_alloc(&w, out->tokens, s->e->model.unet.context_width);
+    kron_status status = work_alloc(&w, out->tokens, t->s->e->model.unet.context_width);
     if (status == KRON_OK)
-        status = encode_with(s, pw, n, clip_skip, out, &w);
+        status = encode_with(t, pw, n, out, &w);
     work_free(&w);
     return status;
 }
@@ -148,30 +167,38 @@ static bool is_empty(const struct prompt *p)
     return true;
 }
 
-static kron_status encode_both(struct session *s, const struct prompt_windows *a,
-                               const struct prompt_windows *b, bool zero, int clip_skip,
-                               struct condition *pos, struct condition *neg)
+static kron_status encode_both(const struct text *t, const struct prompt_windows *a,
+                               const struct prompt_windows *b, bool zero, struct condition *pos,
+                               struct condition *neg)
 {
     int64_t n = (int64_t)(b != NULL && b->n > a->n ? b->n : a->n);
 
-    KRON_TRY(encode_one(s, a, n, false, clip_skip, pos));
-    return b != NULL ? encode_one(s, b, n, zero, clip_skip, neg) : KRON_OK;
+    KRON_TRY(encode_one(t, a, n, false, pos));
+    return b != NULL ? encode_one(t, b, n, zero, neg) : KRON_OK;
 }
 
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
-                           const struct prompt *negative, int clip_skip, struct condition *pos,
-                           struct condition *neg)
+                           const struct prompt *negative, const char *embd_dir, int clip_skip,
+                           struct condition *pos, struct condition *neg)
 {
+    struct text t = {.s = s, .clip_skip = clip_skip};
     struct prompt_windows a = {0}, b = {0};
-    kron_status status = prompt_tokenize(&a, s->e->tokenizer, positive);
     bool zero = negative != NULL && s->e->model.arch == KRON_ARCH_SDXL && is_empty(negative);
 
-    if (status == KRON_OK && negative != NULL)
-        status = prompt_tokenize(&b, s->e->tokenizer, negative);
+    memset(pos, 0, sizeof *pos);
+    if (negative != NULL)
+        memset(neg, 0, sizeof *neg);
+    kron_status status = words_collect(&t.words, s, embd_dir, positive, negative);
+
     if (status == KRON_OK)
-        status = encode_both(s, &a, negative != NULL ? &b : NULL, zero, clip_skip, pos, neg);
+        status = prompt_tokenize(&a, s->e->tokenizer, positive, t.words.at, t.words.n);
+    if (status == KRON_OK && negative != NULL)
+        status = prompt_tokenize(&b, s->e->tokenizer, negative, t.words.at, t.words.n);
+    if (status == KRON_OK)
+        status = encode_both(&t, &a, negative != NULL ? &b : NULL, zero, pos, neg);
     prompt_windows_free(&a);
     prompt_windows_free(&b);
+    words_free(&t.words);
     if (status != KRON_OK) {
         condition_free(pos);
         if (negative != NULL)

@@ -144,6 +144,10 @@ class Usage(Case):
                 (["--mask", "--init-img"], "-m", MODEL, "-p", "x", "--mask", "m.png"),
                 (["img2img", "--init-img"], "-M", "img2img", "-m", MODEL, "-p", "x"),
                 (["lora", "no such folder"], "-m", MODEL, "-p", "x", "--lora-model-dir", "no"),
+                (["--lora", "'a:b'", "strength"], "-m", MODEL, "-p", "x", "--lora", "a:b"),
+                (["--lora", "'a:start=2.5'", "share"], "-m", MODEL, "-p", "x", "--lora",
+                 "a:start=2.5"),
+                (["--lora", "lbw="], "-m", MODEL, "-p", "x", "--lora", "a:size=2"),
                 (["only one"], "-m", MODEL, "-p", "x", "--prompt-file", "y")):
             with self.subTest(args=args):
                 self.refuse(2, words, *args)
@@ -208,6 +212,17 @@ class BadFiles(Case):
         self.make("xl.safetensors", tensors(shapes))
         self.refuse(1, ["xl", "0 of 6", "for SDXL", "SD 1.x"], "-m", MODEL, "-W", 64, "-H", 64,
                     "--steps", 1, "--lora-model-dir", ".", "-p", "x <lora:xl:1>", "-o", "out/a.png")
+
+    def test_a_missing_lora_option_or_preset_is_named(self):
+        neon = os.path.join(MODELS, "lokr-neon.safetensors")
+        base = ["-m", MODEL, "-W", 64, "-H", 64, "--steps", 1, "-p", "x", "-o", "out/a.png"]
+        self.refuse(1, ["nothere.safetensors"], *base, "--lora", "nothere.safetensors:1")
+        self.refuse(1, ["lbw=", "'NOSUCH'", "OUTALL"], *base, "--lora", neon + ":lbw=NOSUCH")
+        self.refuse(1, ["lbw=", "expected 17 or 26"], *base, "--lora", neon + ":lbw=1,2")
+        self.refuse(1, ["mask.png"], *base, "--lora", neon + ":mask=mask.png")
+        self.refuse(1, ["presets.txt"], *base, "--lbw-presets", "presets.txt")
+        self.make("presets.txt", b"A 1,2\n")
+        self.refuse(1, ["presets.txt", "line 1"], *base, "--lbw-presets", "presets.txt")
 
     def test_a_missing_or_damaged_adapter_is_named(self):
         self.make("bad.safetensors", safetensors({}, length=1 << 50))
@@ -353,6 +368,22 @@ class Drawing(Case):
         drawn = difference(part(out, 40, 64), part(init, 40, 64))
         self.assertLess(kept, 12)
         self.assertGreater(drawn, 2 * kept)
+
+    def test_lora_options_are_tags(self):
+        neon = os.path.join(MODELS, "lokr-neon.safetensors")
+        fields = ":0.8:0.9:lbw=MINE:stop=0.5"
+        presets = self.make("presets.txt", b"MINE:1,1,1,1,1,1,1,1,0,0,0,0,0.5,0.5,0.5,0.5,0.5\n")
+        how = ["--lbw-presets", presets]
+        tagged = self.draw("--lora-model-dir", MODELS, *how, "-p",
+                           "a cat face <lora:lokr-neon%s>" % fields)[3]
+        given = self.draw("--lora", neon + fields, *how)[3]
+        self.assertLess(difference(given, tagged), 0.5)  # routes are chosen by measured speed
+        twice = self.draw("--lora", neon + ":0.5", "--lora", neon + ":0.5")[3]
+        once = self.draw("--lora", neon)[3]
+        self.assertLess(difference(twice, once), 1)
+        self.assertGreater(difference(tagged, once), 1)
+        shown = self.run_cli("-M", "metadata", "--image", "out/a.png").stdout
+        self.assertIn('Adapters: "<lora:lokr-neon:1:1>"', shown)
 
     def test_adapters_act_the_same_in_every_mode(self):
         plain = self.draw()[3]

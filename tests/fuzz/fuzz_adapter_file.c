@@ -66,7 +66,7 @@ static void check_set(const struct adapter_set *set)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct layer *at[N_LAYERS];
-    static struct layer_table table = {at, N_LAYERS};
+    static struct layer_table table = {.at = at, .n = N_LAYERS};
     static struct adapter_names *names;
     struct adapter_file *f;
     struct adapter_set *set;

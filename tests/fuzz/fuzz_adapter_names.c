@@ -42,7 +42,7 @@ static void check_name(const struct adapter_names *names, char *name)
     check(len <= strlen(name) && (part == AP_COUNT) == (len == strlen(name)));
     check(part == AP_COUNT || len > 0);
     name[len] = '\0';
-    m = adapter_names_find(names, name);
+    m = adapter_names_find(names, name, 0);
     check(m.layer == NULL || (m.layer >= layers && m.layer < layers + N_LAYERS));
     check(m.layer == NULL || m.layer->part != PART_VAE);
     check((m.found == ADAPTER_FOUND) == (m.naming != NULL));
@@ -56,7 +56,7 @@ static void check_name(const struct adapter_names *names, char *name)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct layer *at[N_LAYERS];
-    static struct layer_table table = {at, N_LAYERS};
+    static struct layer_table table = {.at = at, .n = N_LAYERS};
     static struct adapter_names *names;
     char *text = malloc(size + 1), *line, *end;
 

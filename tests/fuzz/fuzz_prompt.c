@@ -13,7 +13,8 @@ static void check(bool holds)
         abort();
 }
 
-static void check_windows(const struct prompt_windows *w)
+/* Ids are below n_ids. */
+static void check_windows(const struct prompt_windows *w, int32_t n_ids)
 {
     void *ids, *weights;
     check(w->n > 0 && w->starts[0] == 0);
@@ -25,7 +26,7 @@ static void check_windows(const struct prompt_windows *w)
     prompt_windows_fill(w, w->n + 1, TOK_END, ids, weights);
     for (size_t i = 0; i < n; i++) {
         int32_t id = ((int32_t *)ids)[i];
-        check(id >= 0 && id < TOK_COUNT && isfinite(((float *)weights)[i]));
+        check(id >= 0 && id < n_ids && isfinite(((float *)weights)[i]));
     }
     mem_free(ids);
     mem_free(weights);
@@ -36,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct tokenizer *tok;
     if (tok == NULL)
         check(tok_create(&tok) == KRON_OK);
+    static const struct prompt_word words[] = {{"cat", TOK_COUNT, 3}, {"(", TOK_COUNT + 3, 80}};
     struct prompt p;
     /* An exact copy, so that a read past the end is seen. */
     char *text = malloc(size > 0 ? size : 1);
@@ -44,8 +46,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(text, data, size);
     if (prompt_parse(&p, text, size) == KRON_OK) {
         struct prompt_windows w;
-        check(prompt_tokenize(&w, tok, &p) == KRON_OK);
-        check_windows(&w);
+        check(prompt_tokenize(&w, tok, &p, NULL, 0) == KRON_OK);
+        check_windows(&w, TOK_COUNT);
+        prompt_windows_free(&w);
+        check(prompt_tokenize(&w, tok, &p, words, 2) == KRON_OK);
+        check_windows(&w, TOK_COUNT + 83);
         prompt_windows_free(&w);
         prompt_free(&p);
     } else {

@@ -95,7 +95,7 @@ static void make_layer(struct one_layer *o, const struct st_file *f, const json_
     if (b != NULL)
         o->layer.bias = *b;
     o->list[0] = &o->layer;
-    o->table = (struct layer_table){o->list, 1};
+    o->table = (struct layer_table){.at = o->list, .n = 1};
 }
 
 /* x as the graph takes it, shape [n, h, w, c]; the reference has [2, 5, in] or NCHW. */
@@ -135,7 +135,7 @@ static kron_status run(struct be_device *d, const struct one_layer *o, struct gr
     struct be_plan *plan = NULL;
     struct be_buf *bind[2] = {NULL, NULL};
     const struct delta_set *set = o->set ? adapter_set_deltas(o->set) : NULL;
-    float strengths[16];
+    float strengths[8 * ADAPTER_SLOTS];
     size_t nx = (size_t)gr_elements(g->values[g->ops[0].in[0]].shape) * 4;
     size_t ny = (size_t)gr_elements(g->values[g->ops[0].out].shape) * 4;
 

@@ -106,7 +106,7 @@ kron_status encode_text(struct session *s, const char *text, int skip, struct co
     struct prompt_segment segment = {.text = text, .len = strlen(text), .weight = 1};
     struct prompt p = {.segments = &segment, .n_segments = segment.len > 0};
 
-    return encode_prompts(s, &p, NULL, skip, out, NULL);
+    return encode_prompts(s, &p, NULL, NULL, skip, out, NULL);
 }
 
 struct run_state {

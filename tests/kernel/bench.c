@@ -163,7 +163,7 @@ static gr_ref operation(struct test_case *t, const struct bench_shape *b, gr_ref
     case OP_UPSAMPLE:
         return gr_upsample(&t->g, x, 2 * s.h, 2 * s.w);
     case OP_EMBED:
-        return gr_embed(&t->g, x, l, &t->layer[1]);
+        return gr_embed(&t->g, x, GR_NONE, l, &t->layer[1]);
     case OP_TIMESTEP:
         return gr_timestep(&t->g, x, (int)b->out);
     case OP_COUNT:

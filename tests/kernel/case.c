@@ -189,7 +189,7 @@ static void make_turn(struct gen *r, struct delta *d, const struct layer *l)
 static int64_t make_window(struct gen *r, struct delta *d, const struct layer *l)
 {
     d->rows = l->out;
-    if (d->kind > DELTA_FULL || l->kind != LAYER_LINEAR || chance(r, 70))
+    if (d->kind > DELTA_INPUT || l->kind != LAYER_LINEAR || chance(r, 70))
         return l->out;
     d->at = below(r, l->out);
     d->rows = 1 + below(r, l->out - d->at);
@@ -582,13 +582,15 @@ static void build_embed(struct gen *r, uint64_t seed)
     struct gr_shape s = shape(n, 1, t, 1);
     int32_t *ids = arena_alloc(&r->t->mem, (size_t)(n * t) * sizeof *ids);
     gr_ref v = gr_input(&r->t->g, "ids", GR_I32, s);
+    int64_t more = chance(r, 50) ? 1 + below(r, 20) : 0; /* rows beside the table */
+    gr_ref extra = more > 0 ? input(r, shape(1, 1, more, width), false) : GR_NONE;
 
     for (int64_t i = 0; ids != NULL && i < n * t; i++)
-        ids[i] = (int32_t)below(r, rows);
+        ids[i] = (int32_t)below(r, rows + more);
     r->t->bind_data[0] = ids;
     r->t->bind_bytes[0] = (size_t)(n * t) * sizeof *ids;
-    output(r->t, gr_embed(&r->t->g, v, token, pos), false);
-    describe(r->t, seed, "embed", n, 1, t, rows, width, "");
+    output(r->t, gr_embed(&r->t->g, v, extra, token, pos), false);
+    describe(r->t, seed, "embed", n, 1, t, rows, width, more > 0 ? ", extra rows" : "");
 }
 
 static void build_timestep(struct gen *r, uint64_t seed)

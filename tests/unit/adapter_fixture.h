@@ -148,6 +148,37 @@ static inline char *fx_copy(const char *s)
     return strcpy(p, s);
 }
 
+static inline const struct layer *fx_find(const struct fx_table *t, enum layer_part part,
+                                          const char *name)
+{
+    for (int i = 0; i < t->table.n; i++)
+        if (t->layers[i].part == part && strcmp(t->layers[i].name, name) == 0)
+            return &t->layers[i];
+    fail_msg("the table has no layer %s", name);
+    return NULL;
+}
+
+/* The text encoders' projections under the names that they have as one, as clip.c gives them. */
+static inline void fx_table_aliases(struct fx_table *t)
+{
+    t->table.aliases = calloc((size_t)t->table.n, sizeof *t->table.aliases);
+    for (int i = 0; i < t->table.n; i++) {
+        const struct layer *q = &t->layers[i];
+        size_t n = strlen(q->name), n_native = strlen(q->native);
+        if (!str_ends(q->name, ".self_attn.q_proj"))
+            continue;
+        for (int64_t k = 0; k < 3; k++) {
+            struct layer_alias *a = &t->table.aliases[t->table.n_aliases++];
+            char name[256], native[256], of[256];
+            snprintf(of, sizeof of, "%.*s%c_proj", (int)n - 6, q->name, "qkv"[k]);
+            snprintf(name, sizeof name, "%.*sin_proj", (int)n - 6, q->name);
+            snprintf(native, sizeof native, "%.*sin_proj", (int)n_native - 6, q->native);
+            *a = (struct layer_alias){fx_copy(name), fx_copy(native), fx_find(t, q->part, of),
+                                      0, q->out, k * q->out};
+        }
+    }
+}
+
 /* tests/golden/adapter/layers_ARCH.txt as a table without weights. */
 static inline void fx_table_read(struct fx_table *t, const char *arch)
 {
@@ -159,9 +190,9 @@ static inline void fx_table_read(struct fx_table *t, const char *arch)
 
     snprintf(path, sizeof path, "%s/tests/golden/adapter/layers_%s.txt", KRON_SOURCE_DIR, arch);
     assert_int_equal(file_read(&text, &bytes, path, 1 << 20), KRON_OK);
+    memset(t, 0, sizeof *t);
     t->layers = calloc(MAX_LAYERS, sizeof *t->layers);
     t->table.at = calloc(MAX_LAYERS, sizeof *t->table.at);
-    t->table.n = 0;
     for (line = text; *line != '\0'; line = rest + 1) {
         struct layer *l = &t->layers[t->table.n];
         rest = strchr(line, '\n');
@@ -186,10 +217,16 @@ static inline void fx_table_read(struct fx_table *t, const char *arch)
         t->table.at[t->table.n++] = l;
     }
     mem_free(text);
+    fx_table_aliases(t);
 }
 
 static inline void fx_table_free(struct fx_table *t)
 {
+    for (int i = 0; i < t->table.n_aliases; i++) {
+        free((void *)(uintptr_t)t->table.aliases[i].name);
+        free((void *)(uintptr_t)t->table.aliases[i].native);
+    }
+    free(t->table.aliases);
     for (int i = 0; i < t->table.n; i++) {
         free((void *)(uintptr_t)t->layers[i].name);
         free((void *)(uintptr_t)t->layers[i].native);
@@ -218,7 +255,7 @@ static inline void fx_one_create(struct fx_one *o, int64_t out, int64_t in, int 
                               .kw = kw,
                               .is_conv = is_conv};
     o->at[0] = &o->layer;
-    o->table = (struct layer_table){o->at, 1};
+    o->table = (struct layer_table){.at = o->at, .n = 1};
     assert_int_equal(adapter_names_create(&o->names, &o->table), KRON_OK);
 }
 
@@ -263,7 +300,7 @@ static inline void fx_check_module(struct fx_file *file, struct fx_one *o, const
         fail_msg("%s: %s", what, kron_error_detail());
     list = delta_set_list(adapter_set_deltas(set), &o->layer);
     assert_int_equal(list.n, 1);
-    assert_int_equal(list.at[0].strength, 1);
+    assert_int_equal(list.at[0].strength, adapter_slot(&o->layer));
     got = fx_change(set, &o->layer, 0.5f);
     for (int64_t i = 0; i < n; i++)
         want[i] *= 0.5;

@@ -2,7 +2,7 @@
  * LoHa: the canonical form is the definition, with and without Tucker cores. */
 #include "adapter_fixture.h"
 
-static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_F64};
+static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_F64, DT_F8_E4M3, DT_F8_E5M2};
 
 static const struct {
     int64_t out, in;

@@ -3,7 +3,7 @@
  * counts. Named cases are the holes of FIELD.md section 0.1. */
 #include "adapter_fixture.h"
 
-static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_F64};
+static const enum dtype types[] = {DT_F32, DT_F16, DT_BF16, DT_F64, DT_F8_E4M3, DT_F8_E5M2};
 
 /* The four sizes, either factor the larger one. */
 static const struct {

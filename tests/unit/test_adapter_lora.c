@@ -193,7 +193,7 @@ static void factors_are_fit_for_kernels(void **state)
         int64_t out = 6;
 
         fx_one_create(&o, out, 8, 1, 1, false);
-        fx_add(&file, "bundle_emb.filler", DT_F8_E4M3, &seed, FX_DIMS(cases[i].before));
+        fx_add(&file, "bundle_emb.filler.clip_l", DT_F8_E4M3, &seed, FX_DIMS(cases[i].before));
         fx_add(&file, "lora_unet_conv_in.lora_down.weight", cases[i].type, &seed, FX_DIMS(2, 8));
         fx_add(&file, "lora_unet_conv_in.lora_up.weight", cases[i].type, &seed, FX_DIMS(out, 2));
         assert_int_equal(fx_open(&file, &f, NULL), KRON_OK);

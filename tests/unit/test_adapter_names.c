@@ -15,7 +15,7 @@ static void spell(char *out, size_t n, const char *prefix, const char *name, boo
 
 static void expect(const struct adapter_names *n, const char *prefix, const struct layer *want)
 {
-    struct adapter_match m = adapter_names_find(n, prefix);
+    struct adapter_match m = adapter_names_find(n, prefix, 0);
 
     if (m.found != ADAPTER_FOUND || m.layer != want)
         fail_msg("%s: expected %s", prefix, want->name);
@@ -62,7 +62,7 @@ static void check_text_encoder(const struct adapter_names *n, const struct layer
     if (!two)
         expect(n, spelt, l);
     else if (strstr(l->name, "layers.3") == NULL && strstr(l->name, "final") == NULL)
-        assert_int_equal(adapter_names_find(n, spelt).found, ADAPTER_AMBIGUOUS);
+        assert_int_equal(adapter_names_find(n, spelt, 0).found, ADAPTER_AMBIGUOUS);
 }
 
 static void every_spelling_finds_its_layer(void **state)
@@ -137,16 +137,16 @@ static void names_in_the_wild(void **state)
     fx_table_read(&t, "sdxl");
     assert_int_equal(adapter_names_create(&n, &t.table), KRON_OK);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        struct adapter_match m = adapter_names_find(n, known[i].prefix);
+        struct adapter_match m = adapter_names_find(n, known[i].prefix, 0);
         assert_int_equal(m.found, ADAPTER_FOUND);
         assert_string_equal(m.layer->name, known[i].layer);
         assert_string_equal(m.naming, known[i].naming);
     }
     for (size_t i = 0; i < sizeof strangers / sizeof *strangers; i++)
-        assert_int_not_equal(adapter_names_find(n, strangers[i]).found, ADAPTER_FOUND);
+        assert_int_not_equal(adapter_names_find(n, strangers[i], 0).found, ADAPTER_FOUND);
     memset(long_name, 'x', sizeof long_name - 1);
     long_name[sizeof long_name - 1] = '\0';
-    assert_int_equal(adapter_names_find(n, long_name).found, ADAPTER_NOT_FOUND);
+    assert_int_equal(adapter_names_find(n, long_name, 0).found, ADAPTER_NOT_FOUND);
     adapter_names_free(&n);
     fx_table_free(&t);
 }
@@ -160,10 +160,10 @@ static void second_encoders_are_not_taken_for_the_only_one(void **state)
     (void)state;
     fx_table_read(&t, "sd15");
     assert_int_equal(adapter_names_create(&n, &t.table), KRON_OK);
-    assert_int_equal(adapter_names_find(n, "lora_te1_text_model_encoder_layers_0_mlp_fc1").found,
+    assert_int_equal(adapter_names_find(n, "lora_te1_text_model_encoder_layers_0_mlp_fc1", 0).found,
                      ADAPTER_NOT_FOUND);
     assert_int_equal(
-        adapter_names_find(n, "text_encoder_2.text_model.encoder.layers.0.mlp.fc1").found,
+        adapter_names_find(n, "text_encoder_2.text_model.encoder.layers.0.mlp.fc1", 0).found,
         ADAPTER_NOT_FOUND);
     adapter_names_free(&n);
     fx_table_free(&t);
@@ -179,18 +179,49 @@ static void the_nearest_name_is_told(void **state)
     fx_table_read(&t, "sd15");
     assert_int_equal(adapter_names_create(&n, &t.table), KRON_OK);
     m = adapter_names_find(
-        n, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn3_to_q");
+        n, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn3_to_q", 0);
     assert_int_equal(m.found, ADAPTER_NOT_FOUND);
     assert_non_null(m.layer);
     assert_true(str_starts(m.layer->name, "down_blocks.0.attentions.0.transformer_blocks.0.attn"));
     assert_true(str_ends(m.layer->name, ".to_q"));
-    m = adapter_names_find(n, "lora_te_text_model_encoder_layers_0_mlp_fc3");
+    m = adapter_names_find(n, "lora_te_text_model_encoder_layers_0_mlp_fc3", 0);
     assert_non_null(m.layer);
     assert_int_equal(m.layer->part, PART_TE0);
     assert_true(str_starts(m.layer->name, "encoder.layers.0.mlp.fc"));
-    assert_null(adapter_names_find(n, "lora_unet_zzz").layer);
+    assert_null(adapter_names_find(n, "lora_unet_zzz", 0).layer);
     adapter_names_free(&n);
     fx_table_free(&t);
+}
+
+/* Text encoders of different widths, as the real SDXL has. */
+static void the_width_tells_text_encoders_apart(void **state)
+{
+    static const char name[] = "encoder.layers.0.mlp.fc1";
+    static const char *const spelt[2] = {"lora_te1_text_model_encoder_layers_0_mlp_fc1",
+                                         "lora_te2_text_model_encoder_layers_0_mlp_fc1"};
+    static const char unnamed[] = "base_model.model.text_model.encoder.layers.0.mlp.fc1";
+    struct layer l[2] = {{.id = 0, .part = PART_TE0, .name = name, .in = 768},
+                         {.id = 1, .part = PART_TE1, .name = name, .in = 1280}};
+    struct layer *at[2] = {&l[0], &l[1]};
+    struct layer_table table = {.at = at, .n = 2};
+    struct adapter_names *n;
+
+    (void)state;
+    assert_int_equal(adapter_names_create(&n, &table), KRON_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 0).layer, &l[i]);
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 4).layer, &l[i]); /* fits neither */
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 768).layer, &l[0]);
+        assert_ptr_equal(adapter_names_find(n, spelt[i], 1280).layer, &l[1]);
+    }
+    assert_int_equal(adapter_names_find(n, unnamed, 0).found, ADAPTER_AMBIGUOUS);
+    assert_int_equal(adapter_names_find(n, unnamed, 4).found, ADAPTER_AMBIGUOUS);
+    assert_ptr_equal(adapter_names_find(n, unnamed, 768).layer, &l[0]);
+    assert_ptr_equal(adapter_names_find(n, unnamed, 1280).layer, &l[1]);
+    l[1].in = 768; /* as wide: the name alone tells */
+    assert_ptr_equal(adapter_names_find(n, spelt[0], 768).layer, &l[0]);
+    assert_ptr_equal(adapter_names_find(n, spelt[1], 768).layer, &l[1]);
+    adapter_names_free(&n);
 }
 
 /* "a.b_c" and "a_b.c" cannot be told apart once they are joined. */
@@ -198,12 +229,12 @@ static void names_that_fall_together_are_ambiguous(void **state)
 {
     struct layer l[2] = {{.id = 0, .name = "a.b_c"}, {.id = 1, .name = "a_b.c"}};
     struct layer *at[2] = {&l[0], &l[1]};
-    struct layer_table table = {at, 2};
+    struct layer_table table = {.at = at, .n = 2};
     struct adapter_names *n;
 
     (void)state;
     assert_int_equal(adapter_names_create(&n, &table), KRON_OK);
-    assert_int_equal(adapter_names_find(n, "lora_unet_a_b_c").found, ADAPTER_AMBIGUOUS);
+    assert_int_equal(adapter_names_find(n, "lora_unet_a_b_c", 0).found, ADAPTER_AMBIGUOUS);
     adapter_names_free(&n);
 }
 
@@ -249,6 +280,7 @@ int main(void)
         cmocka_unit_test(names_in_the_wild),
         cmocka_unit_test(second_encoders_are_not_taken_for_the_only_one),
         cmocka_unit_test(the_nearest_name_is_told),
+        cmocka_unit_test(the_width_tells_text_encoders_apart),
         cmocka_unit_test(names_that_fall_together_are_ambiguous),
         cmocka_unit_test(tensor_names_are_split_at_their_part),
     };

@@ -103,7 +103,8 @@ static void each_module_is_applied_or_explained(void **state)
     expect_skip(r, ADAPTER_SKIP_KEY, "some.other.weight", "not the name");
     adapter_report_text(r, 2, &text);
     assert_non_null(strstr(str_get(&text), "test.safetensors: LoRA + LoKr"));
-    assert_non_null(strstr(str_get(&text), "applied 2 of 8 modules, 4 of 17 tensors; 1 textual"));
+    assert_non_null(strstr(str_get(&text), "applied 2 of 8 modules, 4 of 17 tensors; brings the "
+                                           "word cat\n"));
     assert_non_null(strstr(str_get(&text), "  and 7 more\n"));
     str_free(&text);
     adapter_set_free(&b.set);
@@ -249,7 +250,7 @@ static void only_unsupported_families_say_so(void **state)
     adapter_names_free(&o.names);
 }
 
-static void strengths_are_two_for_each_file(void **state)
+static void strengths_are_one_for_each_block(void **state)
 {
     struct fx_table t;
     struct adapter_names *n;
@@ -257,7 +258,7 @@ static void strengths_are_two_for_each_file(void **state)
     struct adapter_use uses[2];
     struct adapter_set *set;
     const struct delta_set *d;
-    float s[4];
+    float s[2 * ADAPTER_SLOTS], blocks[ADAPTER_BLOCKS] = {[0] = 2, [1] = 3};
 
     (void)state;
     fx_table_read(&t, "sd15");
@@ -265,15 +266,15 @@ static void strengths_are_two_for_each_file(void **state)
     fill_mixed(&b.file);
     assert_int_equal(fx_open(&b.file, &b.f, NULL), KRON_OK);
     uses[0] = (struct adapter_use){b.f, 0.1f, 0.2f};
-    uses[1] = (struct adapter_use){b.f, 0.3f, 0.4f};
+    uses[1] = (struct adapter_use){b.f, 0.3f, 0.5f, .blocks = blocks};
     assert_int_equal(adapter_bind(&set, uses, 2, n, false), KRON_OK);
     d = adapter_set_deltas(set);
-    assert_int_equal(d->n_strengths, 4);
+    assert_int_equal(d->n_strengths, 2 * ADAPTER_SLOTS);
     adapter_set_get_strengths(set, s);
-    assert_memory_equal(s, ((float[]){0.1f, 0.2f, 0.3f, 0.4f}), sizeof s);
-    adapter_set_strength(set, 1, -1, 0);
-    adapter_set_get_strengths(set, s);
-    assert_memory_equal(s, ((float[]){0.1f, 0.2f, -1, 0}), sizeof s);
+    for (int i = 0; i < ADAPTER_SLOTS; i++)
+        assert_true(s[i] == (i == 0 ? 0.1f : 0.2f));
+    assert_true(s[ADAPTER_SLOTS] == 0.3f * 2 && s[ADAPTER_SLOTS + 1] == 1.0f);
+    assert_true(s[ADAPTER_SLOTS + 2] == 1.5f && s[ADAPTER_SLOTS + 3] == 0);
     for (int i = 0; i < t.table.n; i++) {
         const struct layer *l = t.table.at[i];
         struct delta_list list = delta_set_list(d, l);
@@ -281,7 +282,7 @@ static void strengths_are_two_for_each_file(void **state)
         bool te = strcmp(l->name, "encoder.layers.0.mlp.fc1") == 0;
         assert_int_equal(list.n, unet || te ? 2 : 0);
         for (int k = 0; k < list.n; k++)
-            assert_int_equal(list.at[k].strength, 2 * k + unet);
+            assert_int_equal(list.at[k].strength, k * ADAPTER_SLOTS + (unet ? 2 : 0));
     }
     adapter_set_free(&set);
     assert_int_equal(adapter_bind(&set, NULL, 0, n, false), KRON_OK);
@@ -344,7 +345,7 @@ int main(void)
         cmocka_unit_test(foreign_files_are_named),
         cmocka_unit_test(a_checkpoint_is_no_adapter),
         cmocka_unit_test(only_unsupported_families_say_so),
-        cmocka_unit_test(strengths_are_two_for_each_file),
+        cmocka_unit_test(strengths_are_one_for_each_block),
         cmocka_unit_test(no_memory_is_an_error),
     };
 

@@ -45,7 +45,7 @@ static void operations_give_shapes(void **state)
     assert_int_equal(g.ops[g.n_ops - 1].kind, OP_CONV2D);
     expect_shape(&g, gr_group_norm(&g, x, &norm, 4, 1e-5f, ACT_SILU), 2, 9, 6, 8);
     expect_shape(&g, gr_layer_norm(&g, x, &norm, 1e-5f), 2, 9, 6, 8);
-    gr_ref k = gr_embed(&g, ids, &tok, &pos);
+    gr_ref k = gr_embed(&g, ids, GR_NONE, &tok, &pos);
     expect_shape(&g, k, 2, 1, 77, 8);
     expect_shape(&g, gr_attention(&g, x, k, k, 2, false), 2, 9, 6, 8);
     expect_shape(&g, gr_act(&g, x, ACT_GELU), 2, 9, 6, 8);
@@ -99,9 +99,12 @@ BROKEN(attention_values, gr_attention(&n->g, n->context, n->context, n->vec, 2, 
 BROKEN(attention_causal, gr_attention(&n->g, n->vec, n->context, n->context, 2, true))
 BROKEN(sum, gr_add(&n->g, n->x, n->context))
 BROKEN(concatenation, gr_concat(&n->g, n->x, n->context))
-BROKEN(embed_ids, gr_embed(&n->g, n->context, &n->tok, &n->pos))
-BROKEN(embed_length, (n->pos.out = 76, gr_embed(&n->g, n->ids, &n->tok, &n->pos)))
-BROKEN(embed_width, (n->pos.in = 9, gr_embed(&n->g, n->ids, &n->tok, &n->pos)))
+BROKEN(embed_ids, gr_embed(&n->g, n->context, GR_NONE, &n->tok, &n->pos))
+BROKEN(embed_length, (n->pos.out = 76, gr_embed(&n->g, n->ids, GR_NONE, &n->tok, &n->pos)))
+BROKEN(embed_width, (n->pos.in = 9, gr_embed(&n->g, n->ids, GR_NONE, &n->tok, &n->pos)))
+BROKEN(embed_extra_width, gr_embed(&n->g, n->ids, n->vec, &n->tok, &n->pos))
+BROKEN(embed_extra_rows, gr_embed(&n->g, n->ids, gr_input(&n->g, "two", GR_F32,
+                                                          fx_shape(2, 1, 1, 8)), &n->tok, &n->pos))
 BROKEN(time_of_image, gr_timestep(&n->g, n->x, 320))
 BROKEN(time_odd, gr_timestep(&n->g, n->vec, 321))
 
@@ -134,6 +137,8 @@ static const struct {
     {"embed_ids", embed_ids, "embedding 'a.tokens'"},
     {"embed_length", embed_length, "embedding 'a.tokens'"},
     {"embed_width", embed_width, "embedding 'a.tokens'"},
+    {"embed_extra_width", embed_extra_width, "embedding 'a.tokens'"},
+    {"embed_extra_rows", embed_extra_rows, "embedding 'a.tokens'"},
     {"time_of_image", time_of_image, "time embedding of [1, 8, 8, 8]"},
     {"time_odd", time_odd, "time embedding"},
 };

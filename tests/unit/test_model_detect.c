@@ -98,6 +98,28 @@ static void its_networks(void **state)
     model_free(&m);
 }
 
+/* Adapters may have been trained on q, k and v as one projection. */
+static void names_of_fused_projections(void **state)
+{
+    struct sd_model m;
+
+    (void)state;
+    assert_int_equal(load_with(&m, NULL, NULL), KRON_OK);
+    assert_int_equal(m.layers.n_aliases, 3 * 3 * 2); /* layers, projections, names */
+    for (int i = 0; i < m.layers.n_aliases; i++) {
+        const struct layer_alias *a = &m.layers.aliases[i];
+        const struct clip_layer *l = &m.te[0].layers[i / 6];
+        const struct layer *const qkv[3] = {l->q, l->k, l->v};
+        assert_ptr_equal(a->layer, qkv[i % 3]);
+        assert_int_equal(a->rows, 128);
+        assert_int_equal(a->at, 0);
+        assert_int_equal(a->from, i % 3 * 128);
+    }
+    assert_string_equal(m.layers.aliases[6].name, "encoder.layers.1.self_attn.in_proj");
+    assert_string_equal(m.layers.aliases[9].native, "encoder.layers.1.attn.in_proj_weight");
+    model_free(&m);
+}
+
 static const struct {
     const char *file;
     const char *names[8];
@@ -275,7 +297,7 @@ static kron_status build_all(const struct sd_model *m)
         else if (i == 2)
             vae_encode_graph(&g, &m->vae, 1, 64, 64);
         else
-            clip_graph(&g, &m->te[0], 1, 1, false);
+            clip_graph(&g, &m->te[0], 1, 1, 0, false);
         kron_status one = gr_plan(&g);
         status = status == KRON_OK ? one : status;
         gr_free(&g);
@@ -432,6 +454,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_shipped_model),
         cmocka_unit_test(its_networks),
+        cmocka_unit_test(names_of_fused_projections),
         IN_DIR(other_checkpoints_are_named),
         IN_DIR(files_that_are_not_there),
         IN_DIR(a_separate_vae_replaces),

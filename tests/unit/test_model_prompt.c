@@ -195,6 +195,89 @@ static void test_tags(void **state)
     CHECK_ROWS(rows);
 }
 
+/* All that a tag says beyond its name and strengths, in one line. */
+static const char *rest_of(const struct prompt_adapter *a)
+{
+    static char text[512];
+    size_t n = 0;
+    text[0] = '\0';
+    if (a->blocks != NULL)
+        n += (size_t)snprintf(text + n, sizeof text - n, " lbw %s", a->blocks);
+    if (a->start > 0 || a->stop > 0)
+        n += (size_t)snprintf(text + n, sizeof text - n, " %s %g-%g",
+                              a->in_numbers ? "steps" : "run", a->start, a->stop);
+    for (size_t i = 0; i < a->n_points; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%g@%g", i ? "," : " ",
+                              a->points[i].factor, a->points[i].at);
+    if (a->points_in_numbers)
+        n += (size_t)snprintf(text + n, sizeof text - n, " numbered");
+    if (a->scale != 0)
+        n += (size_t)snprintf(text + n, sizeof text - n, " scale %g", a->scale);
+    if (a->mask != NULL)
+        n += (size_t)snprintf(text + n, sizeof text - n, " mask %s", a->mask);
+    if (a->region[2] > 0)
+        snprintf(text + n, sizeof text - n, " region %g %g %g %g", a->region[0], a->region[1],
+                 a->region[2], a->region[3]);
+    return text;
+}
+
+static void test_fields(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double te, unet;
+        const char *rest;
+    } rows[] = {
+        {"x:0.5:1", 0.5, 1, ""},
+        {"x:0.5:lbw=OUTALL", 0.5, 0.5, " lbw OUTALL"},
+        {"x:1:1:lbw= 1,0,1 ", 1, 1, " lbw 1,0,1"},
+        {"x:1:w=MIDD", 1, 1, " lbw MIDD"},
+        {"x:LBW=IND:0.5", 0.5, 0.5, " lbw IND"},
+        {"x:1:start=10", 1, 1, " steps 10-0"},
+        {"x:1:stop=10", 1, 1, " steps 0-10"},
+        {"x:1:end=10", 1, 1, " steps 0-10"},
+        {"x:1:start=5:stop=10", 1, 1, " steps 5-10"},
+        {"x:1:step=5-10", 1, 1, " steps 5-10"},
+        {"x:1:start=0.25", 1, 1, " run 0.25-0"},
+        {"x:1:stop=0.5", 1, 1, " run 0-0.5"},
+        {"x:1:start=1.0", 1, 1, " run 1-0"},
+        {"x:1:start=1", 1, 1, " steps 1-0"},
+        {"x:1:start=0:stop=0.5", 1, 1, " run 0-0.5"},
+        {"x:1:start=0:stop=5", 1, 1, " steps 0-5"},
+        {"x:1:step=0.2-0.8", 1, 1, " run 0.2-0.8"},
+        {"x:0.5@0,1@0.5", 0.5, 1, " 0.5@0,1@0.5"},
+        {"x:0.5@0,1@0.5:te=0", 0, 1, " 0.5@0,1@0.5"},
+        {"x:0.25:1@0,0@1", 0.25, 1, " 1@0,0@1"},
+        {"x:0.25:unet=1@0,-1@20", 0.25, 1, " 1@0,-1@20 numbered"},
+        {"x:0.5:step=0@0,1@1", 0.5, 0.5, " 0@0,1@1"},
+        {"x:0.5:step=0@0, 1 @ 0.5 ,0@0.5:stop=0.9", 0.5, 0.5, " run 0-0.9 0@0,1@0.5,0@0.5"},
+        {"x:1:scale=-0.125", 1, 1, " scale -0.125"},
+        {"x:1:mask=left half.png", 1, 1, " mask left half.png"},
+        {"x:1:region=0,0.25,0.5,1", 1, 1, " region 0 0.25 0.5 1"},
+        {"x:0.5:lbw=ALL:start=0.1:scale=2:region=0,0,1,1:mask=m.png:te=0", 0, 0,
+         " lbw ALL run 0.1-0 scale 2 mask m.png region 0 0 1 1"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct prompt_adapter a;
+        struct prompt p;
+        struct arena mem = {0};
+        char tag[256];
+        if (prompt_read_adapter(&a, &mem, rows[i].text) != KRON_OK)
+            fail_msg("%s: %s", rows[i].text, kron_error_detail());
+        assert_string_equal(a.name, "x");
+        if (a.te_strength != rows[i].te || a.unet_strength != rows[i].unet ||
+            strcmp(rest_of(&a), rows[i].rest) != 0)
+            fail_msg("%s: %g %g '%s'", rows[i].text, a.te_strength, a.unet_strength, rest_of(&a));
+        arena_free(&mem);
+        snprintf(tag, sizeof tag, "cat <lora:%s>", rows[i].text);
+        assert_int_equal(prompt_parse(&p, tag, strlen(tag)), KRON_OK);
+        assert_int_equal(p.n_adapters, 1);
+        assert_string_equal(rest_of(&p.adapters[0]), rows[i].rest);
+        prompt_free(&p);
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -217,6 +300,35 @@ static void test_refusals(void **state)
         {"<lora:x:te=>", KRON_ERR_ARGUMENT, "<lora:x:te=>"},
         {"<lora:x:unet=a>", KRON_ERR_ARGUMENT, "<lora:x:unet=a>"},
         {"<lora:x:dyn=4>", KRON_ERR_UNSUPPORTED, "<lora:x:dyn=4>"},
+        {"<lora:x:1:lbwe=A>", KRON_ERR_UNSUPPORTED, "te= unet= lbw="},
+        {"<lora:x:bad:te=1>", KRON_ERR_ARGUMENT, "not a number"},
+        {"<lora:x:1:bad:unet=1>", KRON_ERR_ARGUMENT, "not a number"},
+        {"<lora:x:1:lbw=>", KRON_ERR_ARGUMENT, "need a value"},
+        {"<lora:x:te=1:te=2>", KRON_ERR_ARGUMENT, "twice"},
+        {"<lora:x:stop=4:end=5>", KRON_ERR_ARGUMENT, "twice"},
+        {"<lora:x:step=1-4:stop=5>", KRON_ERR_ARGUMENT, "twice"},
+        {"<lora:x:start=4:step=1-4>", KRON_ERR_ARGUMENT, "twice"},
+        {"<lora:x:start=-1>", KRON_ERR_ARGUMENT, "share of the steps"},
+        {"<lora:x:start=1.5>", KRON_ERR_ARGUMENT, "share of the steps"},
+        {"<lora:x:start=half>", KRON_ERR_ARGUMENT, "share of the steps"},
+        {"<lora:x:stop=0>", KRON_ERR_ARGUMENT, "above 0"},
+        {"<lora:x:start=4:stop=0.5>", KRON_ERR_ARGUMENT, "both"},
+        {"<lora:x:start=8:stop=4>", KRON_ERR_ARGUMENT, "not before"},
+        {"<lora:x:step=4>", KRON_ERR_ARGUMENT, "range A-B"},
+        {"<lora:x:step=1@0,2>", KRON_ERR_ARGUMENT, "VALUE@PLACE"},
+        {"<lora:x:step=1@0,2@>", KRON_ERR_ARGUMENT, "VALUE@PLACE"},
+        {"<lora:x:step=1@1,2@0>", KRON_ERR_ARGUMENT, "must not fall"},
+        {"<lora:x:step=1@-1>", KRON_ERR_ARGUMENT, "VALUE@PLACE"},
+        {"<lora:x:unet=1@0:step=1@0>", KRON_ERR_ARGUMENT, "more than one curve"},
+        {"<lora:x:te=1@0,0@1>", KRON_ERR_ARGUMENT, "text is encoded before"},
+        {"<lora:x:1@0,0@1:0.5>", KRON_ERR_ARGUMENT, "text is encoded before"},
+        {"<lora:x:scale=0>", KRON_ERR_ARGUMENT, "scale="},
+        {"<lora:x:scale=x>", KRON_ERR_ARGUMENT, "scale="},
+        {"<lora:x:mask= >", KRON_ERR_ARGUMENT, "need a value"},
+        {"<lora:x:region=0,0,1>", KRON_ERR_ARGUMENT, "LEFT,TOP"},
+        {"<lora:x:region=0,0,1,1,1>", KRON_ERR_ARGUMENT, "LEFT,TOP"},
+        {"<lora:x:region=0.5,0,0.5,1>", KRON_ERR_ARGUMENT, "LEFT,TOP"},
+        {"<lora:x:region=0,0,1,1.5>", KRON_ERR_ARGUMENT, "LEFT,TOP"},
         {"<lora:x:0.5, a cat", KRON_ERR_ARGUMENT, "no closing >"},
         {"<hypernet:x:1>", KRON_ERR_UNSUPPORTED, "<hypernet:x:1>"},
         {"((a:1e30):1e30)", KRON_ERR_ARGUMENT, "weight"},
@@ -265,7 +377,7 @@ static struct prompt_windows windows_of(const char *text)
     struct prompt p;
     struct prompt_windows w;
     assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
-    assert_int_equal(prompt_tokenize(&w, tok, &p), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, NULL, 0), KRON_OK);
     prompt_free(&p);
     return w;
 }
@@ -392,10 +504,104 @@ static void test_weights_may_be_left_out(void **state)
     assert_null(w.ids);
 }
 
+/* --- words that stand for vectors --- */
+
+enum { W0 = TOK_COUNT }; /* the first id past the table */
+
+static const struct prompt_word words[] = {
+    {"my-cat", W0, 2}, {"my", W0 + 2, 1}, {"Zo\xc3\xa9", W0 + 3, 1}, {"<dog>", W0 + 4, 3}};
+
+static void expect_words(const char *text, const int32_t *want, size_t n)
+{
+    struct prompt p;
+    struct prompt_windows w;
+
+    assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, words, sizeof words / sizeof *words), KRON_OK);
+    if (w.starts[w.n] != n || memcmp(w.ids, want, n * sizeof *want) != 0)
+        fail_msg("%s: %zu ids, first %d", text, w.starts[w.n], n > 0 ? (int)w.ids[0] : -1);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+}
+#define EXPECT_WORDS(text, ...)                                                         \
+    expect_words(text, (const int32_t[]){__VA_ARGS__},                                  \
+                 sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t))
+
+static void test_words_become_their_ids(void **state)
+{
+    struct prompt p;
+
+    (void)state;
+    EXPECT_WORDS("a my-cat dog", A, W0, W0 + 1, DOG);
+    EXPECT_WORDS("a MY-Cat, dog", A, W0, W0 + 1, 267, DOG);
+    EXPECT_WORDS("my dog", W0 + 2, DOG);
+    EXPECT_WORDS("cat zo\xc3\xa9", CAT, W0 + 3);
+    EXPECT_WORDS("(my:1.3)my", W0 + 2, W0 + 2);
+    EXPECT_WORDS("a<dog>cat", A, W0 + 4, W0 + 5, W0 + 6, CAT); /* no letters at its ends */
+    assert_int_equal(prompt_parse(&p, "an (easy) dog BREAK", 19), KRON_OK);
+    assert_true(prompt_has_word(&p, "DOG"));
+    assert_true(prompt_has_word(&p, "easy"));
+    assert_false(prompt_has_word(&p, "eas"));
+    assert_false(prompt_has_word(&p, "n"));
+    assert_false(prompt_has_word(&p, ""));
+    prompt_free(&p);
+}
+
+static void test_words_are_whole(void **state)
+{
+    static const char *const none[] = {"amy dog", "myth", "my2", "my_", "_my", "zo\xc3\xa9s",
+                                       "\xc3\xa9my", "dog>", "zoe"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        struct prompt p;
+        struct prompt_windows plain, w;
+        assert_int_equal(prompt_parse(&p, none[i], strlen(none[i])), KRON_OK);
+        assert_int_equal(prompt_tokenize(&plain, tok, &p, NULL, 0), KRON_OK);
+        assert_int_equal(prompt_tokenize(&w, tok, &p, words, sizeof words / sizeof *words),
+                         KRON_OK);
+        assert_int_equal(w.starts[1], plain.starts[1]);
+        assert_memory_equal(w.ids, plain.ids, plain.starts[1] * sizeof *w.ids);
+        prompt_windows_free(&plain);
+        prompt_windows_free(&w);
+        prompt_free(&p);
+    }
+}
+
+/* A word's vectors stay together where one window has room for them. */
+static void test_words_are_not_cut(void **state)
+{
+    static const struct prompt_word large[] = {{"big", W0, 3}, {"huge", W0 + 3, 80}};
+    char text[1024] = "";
+    struct prompt p;
+    struct prompt_windows w;
+
+    (void)state;
+    for (int i = 0; i < 73; i++)
+        strcat(text, "a ");
+    strcat(text, "big cat");
+    assert_int_equal(prompt_parse(&p, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, large, 2), KRON_OK);
+    assert_int_equal(w.n, 2);
+    assert_int_equal(w.starts[1], 73);
+    assert_int_equal(w.starts[2], 77);
+    assert_memory_equal(w.ids + 73, ((int32_t[]){W0, W0 + 1, W0 + 2, CAT}), 16);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+    assert_int_equal(prompt_parse(&p, "a huge", 6), KRON_OK);
+    assert_int_equal(prompt_tokenize(&w, tok, &p, large, 2), KRON_OK);
+    assert_int_equal(w.n, 2);
+    assert_int_equal(w.starts[1], 75);
+    assert_int_equal(w.starts[2], 81);
+    assert_int_equal(w.ids[80], W0 + 82);
+    prompt_windows_free(&w);
+    prompt_free(&p);
+}
+
 static void test_out_of_memory(void **state)
 {
     (void)state;
-    static const char text[] = "a (cat:1.5) <lora:x:1> BREAK \\(dog\\)";
+    static const char text[] = "a (cat:1.5) <lora:x:lbw=ALL:1@0,0@1> BREAK \\(dog\\)";
     kron_status status = KRON_ERR_MEMORY;
     long k = 1;
     for (; status != KRON_OK; k++) {
@@ -404,7 +610,7 @@ static void test_out_of_memory(void **state)
         mem_fail_after(k);
         status = prompt_parse(&p, text, strlen(text));
         if (status == KRON_OK)
-            status = prompt_tokenize(&w, tok, &p);
+            status = prompt_tokenize(&w, tok, &p, NULL, 0);
         mem_fail_after(0);
         assert_true(status == KRON_OK || (status == KRON_ERR_MEMORY && w.ids == NULL));
         assert_true(status != KRON_OK || w.n == 2);
@@ -422,6 +628,7 @@ int main(void)
         cmocka_unit_test(test_escapes),
         cmocka_unit_test(test_break),
         cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_fields),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_deep_nesting),
         cmocka_unit_test(test_too_long),
@@ -431,6 +638,9 @@ int main(void)
         cmocka_unit_test(test_cut_after_75),
         cmocka_unit_test(test_break_fills_up_a_window),
         cmocka_unit_test(test_weights_may_be_left_out),
+        cmocka_unit_test(test_words_become_their_ids),
+        cmocka_unit_test(test_words_are_whole),
+        cmocka_unit_test(test_words_are_not_cut),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

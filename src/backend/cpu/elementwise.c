@@ -70,13 +70,14 @@ const struct cpu_op_fns cpu_upsample = {nothing, upsample_run};
 static void embed_run(struct cpu_call *c)
 {
     const int32_t *ids = (const void *)c->x[0];
-    int64_t width = c->ys.c, t = c->ys.w;
+    int64_t width = c->ys.c, t = c->ys.w, rows = c->op->layer->out;
 
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (int64_t r = 0; r < c->ys.n * t; r++) {
         float *mem = cpu_thread_scratch(c), *y = c->y + r * width;
         const float *token =
-            cpu_floats(c->k, &c->op->layer->weight, ids[r] * width, width, mem);
+            ids[r] < rows ? cpu_floats(c->k, &c->op->layer->weight, ids[r] * width, width, mem)
+                          : c->x[1] + (ids[r] - rows) * width;
         const float *pos =
             cpu_floats(c->k, &c->op->layer2->weight, r % t * width, width, mem + width);
         c->k->finish(y, token, NULL, NULL, pos, ACT_NONE, width);

@@ -254,6 +254,7 @@ static kron_status derive(const struct be_plan *p, const struct layer *l, int i,
         if (mine->a == NULL)
             KRON_TRY(make_input(p, l, out, mine));
         out->kind = DELTA_LOW_RANK;
+        out->from = out->at; /* W A has the layer's rows */
         out->rank *= ks;
         out->a = floats(mine->a, l->out, out->rank);
         out->b = floats(mine->b, out->rank, layer_k(l));

@@ -227,12 +227,15 @@ static void upsample(const struct ref_call *c)
 
 static void embed(const struct ref_call *c)
 {
-    int64_t width = c->ys.c, t = c->ys.w;
+    int64_t width = c->ys.c, t = c->ys.w, rows = c->op->layer->out;
 
     for (int64_t r = 0; r < c->ys.n * t; r++)
         for (int64_t i = 0; i < width; i++) {
             float token, pos;
-            tensor_decode(&c->op->layer->weight, c->ids[r] * width + i, 1, &token);
+            if (c->ids[r] < rows)
+                tensor_decode(&c->op->layer->weight, c->ids[r] * width + i, 1, &token);
+            else
+                token = c->x[1][(c->ids[r] - rows) * width + i];
             tensor_decode(&c->op->layer2->weight, r % t * width + i, 1, &pos);
             c->y[r * width + i] = token + pos;
         }
