@@ -81,7 +81,7 @@ static kron_status read_tensor(struct st_file *f, const char *name, const json_t
 
     if (!json_is_object(j) || type == NULL)
         return bad(f, name, "header entry has no dtype");
-    if (!dtype_from_name(type, &t->type))
+    if (!dtype_from_name(type, &t->type) || dtype_info(t->type)->block != 1)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: tensor '%.200s': unknown dtype '%.40s'", f->path,
                        name, type);
     KRON_TRY(read_shape(f, name, json_object_get(j, "shape"), t, &elements));

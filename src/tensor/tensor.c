@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The table of storage types and the decoding that defines each. */
-#include "tensor/tensor.h"
+#include "tensor/quant.h"
 #include <string.h>
 
 #define DECODER(name, type, expr)                                   \
@@ -26,13 +26,58 @@ DECODER(i16, int16_t, (float)v)
 DECODER(i8, int8_t, (float)v)
 DECODER(u8, uint8_t, (float)v)
 
+#define ENCODER(name, type, expr)                                                              \
+    static void encode_##name(const float *src, int64_t n, void *dst, const float *importance) \
+    {                                                                                          \
+        unsigned char *p = dst;                                                                \
+        (void)importance;                                                                      \
+        for (int64_t i = 0; i < n; i++) {                                                      \
+            type v = expr(src[i]);                                                             \
+            memcpy(p + (size_t)i * sizeof v, &v, sizeof v);                                    \
+        }                                                                                      \
+    }
+
+ENCODER(f64, double, (double))
+ENCODER(f32, float, )
+ENCODER(f16, uint16_t, f32_to_f16)
+ENCODER(bf16, uint16_t, f32_to_bf16)
+ENCODER(e4m3, uint8_t, f32_to_f8_e4m3)
+ENCODER(e5m2, uint8_t, f32_to_f8_e5m2)
+
+#define BLOCKS(name, len, size, most)                                                          \
+    static void decode_##name(const void *src, int64_t n, float *dst)                          \
+    {                                                                                          \
+        for (int64_t i = 0; i < n / (len); i++)                                                \
+            get_##name((const uint8_t *)src + i * (size), dst + i * (len));                    \
+    }                                                                                          \
+    static void encode_##name(const float *src, int64_t n, void *dst, const float *importance) \
+    {                                                                                          \
+        float x[len], w[len];                                                                  \
+        for (int64_t i = 0; i < n / (len); i++) {                                              \
+            quant_take(src + i * (len), importance ? importance + i * (len) : NULL, len,       \
+                       most, x, w);                                                            \
+            put_##name(x, w, (uint8_t *)dst + i * (size));                                     \
+        }                                                                                      \
+    }
+QUANT_TYPES(BLOCKS)
+
+#define BLOCK_ROW(name, len, size, most) {#name, len, size, decode_##name, encode_##name},
+
+/* In the order of enum dtype. */
 static const struct dtype_info infos[DT_COUNT] = {
-    [DT_F32] = {"F32", 1, 4, decode_f32},        [DT_F16] = {"F16", 1, 2, decode_f16},
-    [DT_BF16] = {"BF16", 1, 2, decode_bf16},     [DT_F8_E4M3] = {"F8_E4M3", 1, 1, decode_e4m3},
-    [DT_F8_E5M2] = {"F8_E5M2", 1, 1, decode_e5m2}, [DT_F64] = {"F64", 1, 8, decode_f64},
-    [DT_I64] = {"I64", 1, 8, decode_i64},        [DT_I32] = {"I32", 1, 4, decode_i32},
-    [DT_I16] = {"I16", 1, 2, decode_i16},        [DT_I8] = {"I8", 1, 1, decode_i8},
-    [DT_U8] = {"U8", 1, 1, decode_u8},           [DT_BOOL] = {"BOOL", 1, 1, decode_u8},
+    {"F32", 1, 4, decode_f32, encode_f32},
+    {"F16", 1, 2, decode_f16, encode_f16},
+    {"BF16", 1, 2, decode_bf16, encode_bf16},
+    {"F8_E4M3", 1, 1, decode_e4m3, encode_e4m3},
+    {"F8_E5M2", 1, 1, decode_e5m2, encode_e5m2},
+    {"F64", 1, 8, decode_f64, encode_f64},
+    {"I64", 1, 8, decode_i64, NULL},
+    {"I32", 1, 4, decode_i32, NULL},
+    {"I16", 1, 2, decode_i16, NULL},
+    {"I8", 1, 1, decode_i8, NULL},
+    {"U8", 1, 1, decode_u8, NULL},
+    {"BOOL", 1, 1, decode_u8, NULL},
+    QUANT_TYPES(BLOCK_ROW)
 };
 
 const struct dtype_info *dtype_info(enum dtype t)
@@ -64,36 +109,54 @@ size_t dtype_bytes(enum dtype t, int64_t n)
     return (size_t)(n / infos[t].block) * (size_t)infos[t].bytes;
 }
 
+void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
+                       dtype_decode_fn decode)
+{
+    int64_t block = infos[t].block, bytes = infos[t].bytes;
+    const char *src = (const char *)data + at / block * bytes;
+    float whole[DTYPE_BLOCK_MOST];
+
+    if (at % block != 0 && n > 0) { /* the end of a block */
+        int64_t cut = at % block, m = block - cut < n ? block - cut : n;
+        decode(t, src, block, whole);
+        memcpy(dst, whole + cut, (size_t)m * sizeof *dst);
+        src += bytes;
+        dst += m;
+        n -= m;
+    }
+    int64_t full = n / block * block;
+    if (full > 0)
+        decode(t, src, full, dst);
+    if (full < n) { /* the beginning of one */
+        decode(t, src + full / block * bytes, block, whole);
+        memcpy(dst + full, whole, (size_t)(n - full) * sizeof *dst);
+    }
+}
+
+static void decode_scalar(enum dtype t, const void *src, int64_t n, float *dst)
+{
+    infos[t].decode(src, n, dst);
+}
+
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst)
 {
-    infos[t->type].decode((const char *)t->data + dtype_bytes(t->type, at), n, dst);
+    dtype_decode_part(t->data, t->type, at, n, dst, decode_scalar);
 }
 
 bool dtype_is_float(enum dtype t)
 {
-    return t == DT_F64 || t == DT_F32 || t == DT_F16 || t == DT_BF16 || t == DT_F8_E4M3 ||
-           t == DT_F8_E5M2;
+    return infos[t].encode != NULL && infos[t].block == 1;
+}
+
+void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance)
+{
+    KRON_ASSERT(infos[t].encode != NULL && n % infos[t].block == 0);
+    infos[t].encode(src, n, dst, importance);
 }
 
 void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst)
 {
-    double *f64 = dst;
-    uint16_t *half = dst;
-    uint8_t *f8 = dst;
-
-    KRON_ASSERT(dtype_is_float(t));
-    if (t == DT_F32)
-        memcpy(dst, src, (size_t)n * sizeof *src);
-    for (int64_t i = 0; t == DT_F64 && i < n; i++)
-        f64[i] = src[i];
-    for (int64_t i = 0; t == DT_F16 && i < n; i++)
-        half[i] = f32_to_f16(src[i]);
-    for (int64_t i = 0; t == DT_BF16 && i < n; i++)
-        half[i] = f32_to_bf16(src[i]);
-    for (int64_t i = 0; t == DT_F8_E4M3 && i < n; i++)
-        f8[i] = f32_to_f8_e4m3(src[i]);
-    for (int64_t i = 0; t == DT_F8_E5M2 && i < n; i++)
-        f8[i] = f32_to_f8_e5m2(src[i]);
+    dtype_encode(t, src, n, dst, NULL);
 }
 
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
@@ -101,7 +164,7 @@ struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
     struct tensor v = *t;
     int64_t width = t->dim[0] > 0 ? tensor_elements(t) / t->dim[0] : 0;
 
-    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0]);
+    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0] && width % infos[t->type].block == 0);
     v.data = (const char *)t->data + dtype_bytes(t->type, row * width);
     v.bytes = dtype_bytes(t->type, n * width);
     v.dim[0] = n;
