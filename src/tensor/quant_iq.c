@@ -12,7 +12,7 @@ enum { RUN = 32, RUNS = DTYPE_BLOCK_MOST / RUN };
 static const int8_t levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                   1,    13,   25,  38,  53,  69,  89,  113};
 static const struct quant_grid grid = {.lo = -127, .hi = 113, .values = levels, .n_values = 16,
-                                       .tries = 8, .step = 0.015f};
+                                       .tries = 3, .step = 0.04f};
 
 static void get_run(const uint8_t *p, float d, float *y)
 {

@@ -14,8 +14,8 @@
 
 enum { N = DTYPE_BLOCK_MOST };
 
-static const struct quant_grid grid3 = {.lo = -4, .hi = 3, .tries = 9, .step = 0.025f};
-static const struct quant_grid grid6 = {.lo = -32, .hi = 31, .tries = 5, .step = 0.003f};
+static const struct quant_grid grid3 = {.lo = -4, .hi = 3, .tries = 4, .step = 0.055f};
+static const struct quant_grid grid6 = {.lo = -32, .hi = 31, .tries = 2, .step = 0.006f};
 
 /* --- fields of numbers: where number i lies --- */
 

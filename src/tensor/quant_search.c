@@ -189,7 +189,7 @@ void quant_scale_min(int hi, int n, const float *x, const float *w, bool free_m,
         return;
     float first_d = *d, first_m = *m;
     /* Ranges a little narrower and wider, about the same middle and about the same low end. */
-    for (int i = -8; i <= 4; i++)
+    for (int i = -8; i <= 4; i += 2)
         for (int end = 0; end < 2; end++) {
             float width = (top - lo) / ((float)hi - 0.1f * (float)i * (hi < 4 ? 0.6f : 1.0f));
             float low = end ? lo : lo + (top - lo - width * (float)hi) * 0.5f;

@@ -10,9 +10,9 @@
 
 enum { N = 32, HALF = N / 2 };
 
-static const struct quant_grid grid4 = {.lo = -8, .hi = 7, .tries = 8, .step = 0.0125f};
-static const struct quant_grid grid5 = {.lo = -16, .hi = 15, .tries = 6, .step = 0.006f};
-static const struct quant_grid grid8 = {.lo = -127, .hi = 127, .tries = 2, .step = 0.001f};
+static const struct quant_grid grid4 = {.lo = -8, .hi = 7, .tries = 4, .step = 0.025f};
+static const struct quant_grid grid5 = {.lo = -16, .hi = 15, .tries = 3, .step = 0.012f};
+static const struct quant_grid grid8 = {.lo = -127, .hi = 127, .tries = 1, .step = 0.002f};
 
 /* Number i's four bits. */
 static unsigned low_bits(const uint8_t *p, int i)
