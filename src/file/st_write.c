@@ -54,9 +54,13 @@ static kron_status put_header(struct file_writer *w, const char *text)
 kron_status st_write_header(struct file_writer *w, const char *path, const struct tensor *tensors,
                             int64_t n, const char *const *meta_key_value, int64_t n_meta)
 {
+    memset(w, 0, sizeof *w);
+    for (int64_t i = 0; i < n; i++)
+        if (dtype_info(tensors[i].type)->block != 1)
+            return err_set(KRON_ERR_UNSUPPORTED, "%s: tensor '%.200s': safetensors has no type %s",
+                           path, tensors[i].name, dtype_info(tensors[i].type)->name);
     char *text = header_text(tensors, n, meta_key_value, n_meta);
 
-    memset(w, 0, sizeof *w);
     if (text == NULL)
         return err_set(KRON_ERR_ARGUMENT, "%s: cannot write the header: names must be UTF-8 and "
                        "differ", path);

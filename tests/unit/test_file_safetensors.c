@@ -111,7 +111,8 @@ static void what_is_written_is_read(void **state)
     remove_dir(NULL);
 }
 
-/* A name that JSON cannot hold would leave data without an entry: nothing is written. */
+/* A name that JSON cannot hold would leave data without an entry, and a type that the format lacks
+ * could not be read: nothing is written. */
 static void names_that_cannot_be_written(void **state)
 {
     static const float w[2] = {1, 2};
@@ -120,6 +121,8 @@ static void names_that_cannot_be_written(void **state)
                                  tensor_of("\xff\xfe", DT_F32, w, 0, NULL)};
     const struct tensor same[] = {tensor_of("a", DT_F32, w, 0, NULL),
                                   tensor_of("a", DT_F32, w + 1, 0, NULL)};
+    const struct tensor block = {.data = w, .bytes = 18, .type = DT_Q4_0, .n_dims = 1,
+                                 .dim = {32, 1, 1, 1, 1, 1}, .name = "blocks"};
     char path[8192];
 
     (void)state;
@@ -130,6 +133,8 @@ static void names_that_cannot_be_written(void **state)
     assert_int_equal(st_write(path, same, 2, NULL, 0), KRON_ERR_ARGUMENT);
     assert_int_equal(st_write(path, bad, 1, meta, 1), KRON_ERR_ARGUMENT);
     assert_int_equal(st_write(path, bad, 1, twice, 2), KRON_ERR_ARGUMENT);
+    assert_int_equal(st_write(path, &block, 1, NULL, 0), KRON_ERR_UNSUPPORTED);
+    assert_non_null(strstr(kron_error_detail(), "'blocks': safetensors has no type q4_0"));
     assert_int_equal(temp_dir_count(dir), 0);
     assert_int_equal(st_write(path, bad, 1, NULL, 0), KRON_OK);
     remove_dir(NULL);
@@ -187,6 +192,8 @@ static const struct bad_header {
      KRON_ERR_FORMAT},
     {"dtype unknown", ENTRY("\"F4\"", "[1]", "[0,4]"), 4, "'te.x': unknown dtype 'F4'",
      KRON_ERR_UNSUPPORTED},
+    {"dtype of another format", ENTRY("\"q4_0\"", "[32]", "[0,18]"), 18,
+     "'te.x': unknown dtype 'q4_0'", KRON_ERR_UNSUPPORTED},
     {"dtype with a control character", ENTRY("\"F\\n4\"", "[1]", "[0,4]"), 4, "dtype 'F?4'",
      KRON_ERR_UNSUPPORTED},
     {"no shape", "{\"te.x\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "'te.x': shape",
