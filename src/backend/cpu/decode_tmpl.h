@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Storage types to f32 with the get_ functions of a level; other types and tails go the scalar
  * way, which defines the numbers (tensor/tensor.h). */
+#include "backend/cpu/decode_block_tmpl.h"
 
 INLINE vf get_f32(const void *p) /* a file's numbers need not be aligned */
 {
@@ -53,10 +54,14 @@ INLINE int64_t decode_whole(enum dtype t, const void *src, int64_t n, float *dst
 static void k_decode(enum dtype t, const void *src, int64_t n, float *dst)
 {
     const struct dtype_info *info = dtype_info(t);
-    int64_t i = decode_whole(t, src, n, dst, 0, NULL);
 
+    if (info->block > 1) {
+        decode_blocks(t, src, n, dst);
+        return;
+    }
+    int64_t i = decode_whole(t, src, n, dst, 0, NULL);
     if (i < n)
-        info->decode((const char *)src + i / info->block * info->bytes, n - i, dst + i);
+        info->decode((const char *)src + i * info->bytes, n - i, dst + i);
 }
 
 static void k_decode_axpy(enum dtype t, const void *src, int64_t n, float *dst, float a,
@@ -67,6 +72,6 @@ static void k_decode_axpy(enum dtype t, const void *src, int64_t n, float *dst, 
 
     if (i == n)
         return;
-    info->decode((const char *)src + i / info->block * info->bytes, n - i, dst + i);
+    k_decode(t, (const char *)src + i * info->bytes, n - i, dst + i);
     k_axpy(dst + i, x + i, a, n - i);
 }

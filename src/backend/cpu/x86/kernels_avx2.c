@@ -19,6 +19,11 @@ INLINE vf get_f16(const void *p)
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
+INLINE vf get_s8(const void *p)
+{
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+
 INLINE vf get_bf16(const void *p)
 {
     return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);

@@ -20,6 +20,11 @@ INLINE vf get_f16(const void *p)
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p));
 }
 
+INLINE vf get_s8(const void *p)
+{
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
 INLINE vf get_bf16(const void *p)
 {
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16);
