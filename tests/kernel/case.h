@@ -56,4 +56,9 @@ const char *bench_unit(const struct bench_shape *b);
 /* Fewer rows, for the slow reference. */
 void bench_shrink(struct bench_shape *b);
 
+/* --- decode.c --- */
+
+/* Prints how fast each storage type becomes f32. */
+void bench_decode(void);
+
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * kron-kernels: every operation of a backend against `ref`, over random shapes, storage types and
- * adapters, and its speed.
+ * adapters, and its speed (--bench; there, decode is one of the names).
  *
  *   kron-kernels [--op NAME] [--seed N] [--cases N] [--bench]
  *
@@ -475,6 +475,8 @@ static void bench_one(const struct bench_shape *b)
 
 static void run_bench(const char *only)
 {
+    if (only == NULL || strcmp(only, "decode") == 0)
+        bench_decode();
     open_devices(false);
     for (int i = 0; i < n_bench_shapes; i++)
         if (only == NULL || strcmp(only, gr_op_name(bench_shapes[i].kind)) == 0)

@@ -6,6 +6,8 @@
 
 typedef uint8_t b16 __attribute__((vector_size(16)));
 typedef uint8_t b32 __attribute__((vector_size(32)));
+typedef uint32_t w4 __attribute__((vector_size(16)));
+typedef uint64_t l2 __attribute__((vector_size(16)));
 typedef uint16_t h8 __attribute__((vector_size(16)));
 typedef uint16_t h16 __attribute__((vector_size(32)));
 
@@ -66,13 +68,15 @@ INLINE void split32(const uint8_t *p, b16 *q)
     q[1] = bits16(v, 4, 15);
 }
 
-/* 16 where bit i of four bytes is set. */
+/* Adds 16 where bit i of four bytes is set. */
 INLINE void fifth_bits(const uint8_t *p, b16 *q)
 {
     const b16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const b16 low = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
-    b16 v = {p[0], p[1], p[2], p[3]};
+    uint32_t bits;
 
+    memcpy(&bits, p, sizeof bits);
+    b16 v = (b16)(w4){bits, bits, bits, bits};
     q[0] |= (b16)((__builtin_shuffle(v, low) & bit) == bit) & 16;
     q[1] |= (b16)((__builtin_shuffle(v, low + 2) & bit) == bit) & 16;
 }
@@ -122,64 +126,70 @@ INLINE void block_q8_0(const uint8_t *p, float *y)
 
 /* --- 256 numbers --- */
 
+/* Sixteen scales, or minima, as floats. */
+INLINE void scales16(b16 q, float d, float *scale)
+{
+    put_scaled(&q, 16, d, scale);
+}
+
 INLINE void block_q2_K(const uint8_t *p, float *y)
 {
-    float d = half_at(p + 80), m = half_at(p + 82);
+    b16 s = bytes16(p);
+    float scale[16], min[16];
 
+    scales16(s & 15, half_at(p + 80), scale);
+    scales16(bits16(s, 4, 15), -half_at(p + 82), min);
     for (int i = 0; i < 8; i++) {
         b32 q = bits32(bytes32(p + 16 + i / 4 * 32), i % 4 * 2, 3);
-        for (int r = 2 * i; r < 2 * i + 2; r++)
-            put_run((const uint8_t *)&q + r % 2 * 16, 16, d * (float)(p[r] & 15),
-                    -(m * (float)(p[r] >> 4)), y + r * 16);
+        put_run(&q, 16, scale[2 * i], min[2 * i], y + i * 32);
+        put_run((const uint8_t *)&q + 16, 16, scale[2 * i + 1], min[2 * i + 1], y + i * 32 + 16);
     }
+}
+
+/* Two runs of 16 that differ only in their scale. */
+INLINE void put_pair(b32 q, const float *scale, float *y)
+{
+    put_scaled(&q, 16, scale[0], y);
+    put_scaled((const uint8_t *)&q + 16, 16, scale[1], y + 16);
 }
 
 INLINE void block_q3_K(const uint8_t *p, float *y)
 {
-    const uint8_t *s = p + 96;
-    float d = half_at(p + 108);
+    const uint32_t low = 0x0f0f0f0f, two = 0x03030303;
+    uint32_t s[3];
+    float scale[16];
     b32 high = bytes32(p);
 
+    memcpy(s, p + 96, sizeof s);
+    w4 six = {(s[0] & low) | (s[2] & two) << 4, (s[1] & low) | (s[2] >> 2 & two) << 4,
+              (s[0] >> 4 & low) | (s[2] >> 4 & two) << 4,
+              (s[1] >> 4 & low) | (s[2] >> 6 & two) << 4};
+    scales16((b16)six - 32, half_at(p + 108), scale);
     for (int i = 0; i < 8; i++) {
         b32 q = bits32(bytes32(p + 32 + i / 4 * 32), i % 4 * 2, 3);
-        q += bits32(high, i, 1) * 4 - 4;
-        for (int r = 2 * i; r < 2 * i + 2; r++) {
-            int scale = (s[r % 8] >> r / 8 * 4 & 15) | (s[8 + r % 4] >> r / 4 * 2 & 3) << 4;
-            put_scaled((const uint8_t *)&q + r % 2 * 16, 16, d * (float)(scale - 32), y + r * 16);
-        }
+        put_pair(q + (b32)((h16)bits32(high, i, 1) << 2) - 4, scale + 2 * i, y + i * 32);
     }
 }
 
-/* 8 scales and 8 minima of q4_K and q5_K as bytes. */
-INLINE void pairs_of(const uint8_t *s, uint8_t *scale, uint8_t *min)
-{
-    uint32_t a, b, c, low = 0x0f0f0f0f, six = 0x3f3f3f3f, out;
-
-    memcpy(&a, s, 4);
-    memcpy(&b, s + 4, 4);
-    memcpy(&c, s + 8, 4);
-    out = a & six;
-    memcpy(scale, &out, 4);
-    out = b & six;
-    memcpy(min, &out, 4);
-    out = (c & low) | (a >> 2 & 0x30303030);
-    memcpy(scale + 4, &out, 4);
-    out = (c >> 4 & low) | (b >> 2 & 0x30303030);
-    memcpy(min + 4, &out, 4);
-}
-
-/* high: fifth bits, or NULL. */
+/* high: fifth bits, or NULL. Scales and minima are 6 bits in 12 bytes (quant_k.c). */
 INLINE void block_k45(const uint8_t *p, const uint8_t *high, const uint8_t *low, float *y)
 {
+    const uint32_t four = 0x0f0f0f0f, six = 0x3f3f3f3f, top = 0x30303030;
     float d = half_at(p), m = half_at(p + 2);
-    uint8_t scale[8], min[8];
+    uint32_t s[3], pairs[4];
+    uint8_t scale[16];
 
-    pairs_of(p + 4, scale, min);
+    memcpy(s, p + 4, sizeof s);
+    pairs[0] = s[0] & six;
+    pairs[1] = (s[2] & four) | (s[0] >> 2 & top);
+    pairs[2] = s[1] & six;
+    pairs[3] = (s[2] >> 4 & four) | (s[1] >> 2 & top);
+    memcpy(scale, pairs, sizeof scale);
     for (int i = 0; i < 8; i++) {
         b32 q = bits32(bytes32(low + i / 2 * 32), i % 2 * 4, 15);
         if (high)
-            q |= bits32(bytes32(high), i, 1) << 4;
-        put_run(&q, 32, d * (float)scale[i], -(m * (float)min[i]), y + i * 32);
+            q |= (b32)((h16)bits32(bytes32(high), i, 1) << 4);
+        put_run(&q, 32, d * (float)scale[i], -(m * (float)scale[i + 8]), y + i * 32);
     }
 }
 
@@ -195,16 +205,23 @@ INLINE void block_q5_K(const uint8_t *p, float *y)
 
 INLINE void block_q6_K(const uint8_t *p, float *y)
 {
-    const int8_t *scale = (const int8_t *)p + 192;
-    float d = half_at(p + 208);
+    float scale[16];
 
+    scales16(bytes16(p + 192), half_at(p + 208), scale);
     for (int i = 0; i < 8; i++) {
         b32 q = bits32(bytes32(p + i / 4 * 64 + i % 2 * 32), i % 4 / 2 * 4, 15);
-        q |= bits32(bytes32(p + 128 + i / 4 * 32), i % 4 * 2, 3) << 4;
-        q -= 32;
-        for (int r = 0; r < 2; r++)
-            put_scaled((const uint8_t *)&q + r * 16, 16, d * (float)scale[2 * i + r],
-                       y + i * 32 + r * 16);
+        q |= (b32)((h16)bits32(bytes32(p + 128 + i / 4 * 32), i % 4 * 2, 3) << 4);
+        put_pair(q - 32, scale + 2 * i, y + i * 32);
+    }
+}
+
+INLINE void block_tq2_0(const uint8_t *p, float *y)
+{
+    float d = half_at(p + 64);
+
+    for (int i = 0; i < 8; i++) {
+        b32 q = bits32(bytes32(p + i / 4 * 32), i % 4 * 2, 3) - 1;
+        put_scaled(&q, 32, d, y + i * 32);
     }
 }
 
@@ -251,7 +268,7 @@ INLINE void block_mxfp4(const uint8_t *p, float *y)
 }
 
 /* A run's scale is half an e4m3 without its sign, 0 in place of NaN: an f16 of the same bits is
- * 2^-8 of it. */
+ * 2^-8 of it. Its numbers are the low halves of 8 bytes, then the high ones. */
 INLINE void block_nvfp4(const uint8_t *p, float *y)
 {
     for (int i = 0; i < 2; i++) {
@@ -260,11 +277,9 @@ INLINE void block_nvfp4(const uint8_t *p, float *y)
         for (int r = 0; r < 2; r++) {
             uint8_t s = p[2 * i + r];
             float d = _cvtsh_ss((uint16_t)((s & 0x7f) << 7)) * (s == 0x7f ? 0.0f : 128.0f);
-            uint8_t run[16];
-            memcpy(run, (const uint8_t *)&q[0] + 8 * r, 8);
-            memcpy(run + 8, (const uint8_t *)&q[1] + 8 * r, 8);
-            b16 v = __builtin_shuffle(bytes16((const uint8_t *)fp4_levels), bytes16(run));
-            put_scaled(&v, 16, d, y + 32 * i + 16 * r);
+            b16 run = (b16)(l2){((l2)q[0])[r], ((l2)q[1])[r]};
+            run = __builtin_shuffle(bytes16((const uint8_t *)fp4_levels), run);
+            put_scaled(&run, 16, d, y + 32 * i + 16 * r);
         }
     }
 }
@@ -289,6 +304,7 @@ BLOCKS(iq4_nl, 32, 18)
 BLOCKS(iq4_xs, 256, 136)
 BLOCKS(mxfp4, 32, 17)
 BLOCKS(nvfp4, 64, 36)
+BLOCKS(tq2_0, 256, 66)
 #undef BLOCKS
 
 /* Whole blocks; types without an entry go the scalar way. */
@@ -299,7 +315,7 @@ static void decode_blocks(enum dtype t, const void *src, int64_t n, float *dst)
         [DT_Q5_1] = blocks_q5_1,     [DT_Q8_0] = blocks_q8_0,     [DT_Q2_K] = blocks_q2_K,
         [DT_Q3_K] = blocks_q3_K,     [DT_Q4_K] = blocks_q4_K,     [DT_Q5_K] = blocks_q5_K,
         [DT_Q6_K] = blocks_q6_K,     [DT_IQ4_NL] = blocks_iq4_nl, [DT_IQ4_XS] = blocks_iq4_xs,
-        [DT_MXFP4] = blocks_mxfp4,   [DT_NVFP4] = blocks_nvfp4,
+        [DT_MXFP4] = blocks_mxfp4,   [DT_NVFP4] = blocks_nvfp4,   [DT_TQ2_0] = blocks_tq2_0,
     };
 
     if (fns[t] != NULL)
