@@ -113,9 +113,13 @@ void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, fl
                        dtype_decode_fn decode)
 {
     int64_t block = infos[t].block, bytes = infos[t].bytes;
-    const char *src = (const char *)data + at / block * bytes;
+    const char *src = (const char *)data + (block == 1 ? at : at / block) * bytes;
     float whole[DTYPE_BLOCK_MOST];
 
+    if (block == 1) {
+        decode(t, src, n, dst);
+        return;
+    }
     if (at % block != 0 && n > 0) { /* the end of a block */
         int64_t cut = at % block, m = block - cut < n ? block - cut : n;
         decode(t, src, block, whole);

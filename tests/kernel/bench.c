@@ -22,11 +22,20 @@ const struct bench_shape bench_shapes[] = {
     L("linear 256x1280x1280 f16", 256, 1280, 1280, DT_F16, 0, 0),
     L("linear 256x1280x1280 f16 lokr 8", 256, 1280, 1280, DT_F16, 8, 0),
     L("linear 256x1280x1280 f32", 256, 1280, 1280, DT_F32, 0, 0),
+    L("linear 256x1280x1280 q8_0", 256, 1280, 1280, DT_Q8_0, 0, 0),
+    L("linear 256x1280x1280 q8_0 lokr 8", 256, 1280, 1280, DT_Q8_0, 8, 0),
+    L("linear 256x1280x1280 q4_0 lokr 8", 256, 1280, 1280, DT_Q4_0, 8, 0),
+    L("linear 256x1280x1280 q4_K", 256, 1280, 1280, DT_Q4_K, 0, 0),
+    L("linear 256x1280x1280 q4_K lokr 8", 256, 1280, 1280, DT_Q4_K, 8, 0),
     L("linear 1024x5120x1280 f16", 1024, 5120, 1280, DT_F16, 0, 0),
     L("linear 1024x5120x1280 f16 lokr 8", 1024, 5120, 1280, DT_F16, 8, 0),
     L("linear 77x768x320 f16", 77, 768, 320, DT_F16, 0, 0),
     L("linear 1x1280x1280 f16", 1, 1280, 1280, DT_F16, 0, 0),
     L("linear 1x1280x1280 f16 lokr 8", 1, 1280, 1280, DT_F16, 8, 0),
+    L("linear 1x1280x1280 q8_0", 1, 1280, 1280, DT_Q8_0, 0, 0),
+    L("linear 1x1280x1280 q8_0 lokr 8", 1, 1280, 1280, DT_Q8_0, 8, 0),
+    L("linear 1x1280x1280 q4_0", 1, 1280, 1280, DT_Q4_0, 0, 0),
+    L("linear 1x1280x1280 q4_0 lokr 8", 1, 1280, 1280, DT_Q4_0, 8, 0),
     L("linear 1x1280x1280 f16 lokr 8 activation", 1, 1280, 1280, DT_F16, 8, ROUTE_ACTIVATION),
     G("geglu 4096x320x2560 f16", 4096, 320, 2560, DT_F16, 0, 0),
     G("geglu 1024x640x5120 f16", 1024, 640, 5120, DT_F16, 0, 0),
@@ -90,6 +99,15 @@ static struct tensor zeros(struct test_case *t, enum dtype type, int64_t n)
         float v = (float)(i * 40503 % 1024 - 512) * 1e-5f;
         memcpy(p + 4 * i, &v, 4);
     }
+    if (dtype_info(type)->block > 1) {
+        float pattern[DTYPE_BLOCK_MOST];
+        size_t bytes = dtype_bytes(type, DTYPE_BLOCK_MOST);
+        for (int i = 0; i < DTYPE_BLOCK_MOST; i++)
+            pattern[i] = (float)(i * 40503 % 1024 - 512) * 1e-5f;
+        tensor_encode(type, pattern, DTYPE_BLOCK_MOST, p);
+        for (size_t at = bytes; at < x.bytes; at += bytes)
+            memcpy(p + at, p, at + bytes <= x.bytes ? bytes : x.bytes - at);
+    }
     return x;
 }
 
@@ -101,7 +119,7 @@ static void make_layer(struct test_case *t, int i, enum layer_kind kind, int64_t
     *l = (struct layer){.id = i, .kind = kind, .name = "layer", .native = "layer", .out = out,
                         .in = in, .kh = k, .kw = k, .is_conv = kind == LAYER_CONV};
     l->weight = zeros(t, type, out * layer_k(l));
-    l->bias = zeros(t, type, out);
+    l->bias = zeros(t, dtype_is_float(type) ? type : DT_F32, out);
 }
 
 /* A LoKr as LyCORIS makes it with `factor`, both parts whole, in f16. */

@@ -302,11 +302,8 @@ static void turn_slab(const struct cpu_kernels *k, const struct delta *d, float 
 static void plain_part(const struct cpu_call *c, const struct layer *l, int64_t row, int64_t col,
                        int64_t n, float *to)
 {
-    const struct dtype_info *info = dtype_info(l->weight.type);
-    int64_t at = row * layer_k(l) + col;
-
-    c->k->decode(l->weight.type, (const char *)l->weight.data + at / info->block * info->bytes, n,
-                 to);
+    dtype_decode_part(l->weight.data, l->weight.type, row * layer_k(l) + col, n, to,
+                      c->k->decode);
 }
 
 /* to[out, k] += what a left delta changes of the plain weight. */

@@ -38,8 +38,7 @@ const float *cpu_floats(const struct cpu_kernels *k, const struct tensor *t, int
 {
     if (is_f32(t))
         return (const float *)t->data + at;
-    const struct dtype_info *info = dtype_info(t->type);
-    k->decode(t->type, (const char *)t->data + at / info->block * info->bytes, n, dst);
+    dtype_decode_part(t->data, t->type, at, n, dst, k->decode);
     return dst;
 }
 
@@ -454,35 +453,45 @@ static void scale_base(const struct cpu_call *c, const struct wsource *w, const 
 
 static void decode_rows(const struct cpu_call *c, const struct wsource *w, const struct piece *p)
 {
-    const struct dtype_info *info = dtype_info(w->base.type);
+    for (int64_t i = 0; i < p->n; i++)
+        dtype_decode_part(w->base.data, w->base.type, (p->row + i) * w->k + p->col, p->n_col,
+                          p->dst + i * p->ld, c->k->decode);
+}
 
-    for (int64_t i = 0; i < p->n; i++) {
-        int64_t at = (p->row + i) * w->k + p->col;
-        c->k->decode(w->base.type, (const char *)w->base.data + at / info->block * info->bytes,
-                     p->n_col, p->dst + i * p->ld);
+/* dst += s (base M) for the blocks of columns [first, first + n_col), which are whole, as far as
+ * they lie in the piece, a few rows at a time. */
+static void turn_span(const struct cpu_call *c, const struct wsource *w, const struct delta *d,
+                      float s, int64_t first, int64_t n_col, const struct piece *p)
+{
+    float *own = p->scratch + AT_P, *to = p->scratch + AT_Q;
+    int64_t b = d->block, most = WPASS_ROWS * SEG / n_col;
+    int64_t from = first > p->col ? first : p->col;
+    int64_t end = first + n_col < p->col + p->n_col ? first + n_col : p->col + p->n_col;
+
+    for (int64_t r = 0; r < p->n; r += most) {
+        int64_t n = p->n - r < most ? p->n - r : most;
+        struct piece q = {p->row + r, n, first, n_col, own, n_col, NULL};
+        decode_rows(c, w, &q);
+        for (int64_t j = 0; j < n_col; j += b)
+            c->k->gemm(n, b, b, own + j, n_col, d->mix + (first + j) * b, b, to + j, n_col, false);
+        for (int64_t o = 0; o < n; o++)
+            c->k->axpy(p->dst + (r + o) * p->ld + from - p->col, to + o * n_col + from - first, s,
+                       end - from);
     }
 }
 
-/* dst += s (base M) for each block of columns that the piece touches, a few rows at a time. */
+/* Several blocks are decoded at a time where they are small: a base of a block type is decoded by
+ * the whole block of its own. */
 static void turn_rows(const struct cpu_call *c, const struct wsource *w, int i,
                       const struct piece *p)
 {
     const struct delta *d = &w->at[i].d;
-    float s = delta_strength(d, c->strengths), *own = p->scratch + AT_P, *to = p->scratch + AT_Q;
-    int64_t b = d->block, most = WPASS_ROWS * SEG / b;
+    float s = delta_strength(d, c->strengths);
+    int64_t b = d->block, wide = b < SEG ? SEG / b * b : b;
+    int64_t end = (p->col + p->n_col + b - 1) / b * b;
 
-    for (int64_t j = p->col / b; j * b < p->col + p->n_col && s != 0; j++)
-        for (int64_t r = 0; r < p->n; r += most) {
-            struct piece q = {p->row + r, p->n - r < most ? p->n - r : most, j * b, b, own, b,
-                              NULL};
-            int64_t from = j * b > p->col ? j * b : p->col;
-            int64_t end = j * b + b < p->col + p->n_col ? j * b + b : p->col + p->n_col;
-            decode_rows(c, w, &q);
-            c->k->gemm(q.n, b, b, own, b, d->mix + j * b * b, b, to, b, false);
-            for (int64_t o = 0; o < q.n; o++)
-                c->k->axpy(p->dst + (r + o) * p->ld + from - p->col, to + o * b + from - j * b, s,
-                           end - from);
-        }
+    for (int64_t at = p->col / b * b; at < end && s != 0; at += wide)
+        turn_span(c, w, d, s, at, end - at < wide ? end - at : wide, p);
 }
 
 static void turn_window(const struct cpu_call *c, const struct wsource *w, int i,
@@ -519,14 +528,15 @@ static int fused_delta(const struct cpu_call *c, const struct wsource *w)
     for (int i = 0; i < w->n && !w->gains; i++) {
         const struct delta *d = &w->at[i].d;
         if (w->at[i].in_rows && d->kind == DELTA_KRON && wpass_strength(c, d) != 0 &&
-            d->rows == w->out && kron_of(c, w, i).w2 != NULL &&
-            dtype_info(w->base.type)->block == 1)
+            d->rows == w->out && kron_of(c, w, i).w2 != NULL)
             return i;
     }
     return -1;
 }
 
-/* Base and Kronecker delta of one row: nothing is stored and read again between the two. */
+/* Base and Kronecker delta of one row: nothing is stored and read again between the two. Blocks of
+ * the base do not end where W2's rows do, so a row of these is decoded, and added to while it is
+ * in the first cache. */
 static void fused_row(const struct cpu_call *c, const struct wsource *w,
                       const struct kron_rows *r, int64_t row, int64_t col, int64_t n_col,
                       float *dst, float *scratch)
@@ -538,6 +548,12 @@ static void fused_row(const struct cpu_call *c, const struct wsource *w,
     const char *base = w->base.data;
     int bytes = dtype_info(w->base.type)->bytes;
 
+    if (dtype_info(w->base.type)->block > 1) {
+        struct piece one = {row, 1, col, n_col, dst, n_col, NULL};
+        decode_rows(c, w, &one);
+        kron_row(c->k, r->width, r->s, w1, w2, 0, r->width, &one, dst);
+        return;
+    }
     for (int64_t at = col; at < col + n_col;) {
         int64_t l = at / r->width, m = at % r->width, n = r->width - m;
         n = n < col + n_col - at ? n : col + n_col - at;
