@@ -102,6 +102,69 @@ static struct tensor tensor_of(struct gen *r, enum dtype type, int64_t n)
     return t;
 }
 
+/* Blocks of any levels, their f16 scales small numbers and no power of two too far off. The twin
+ * has the size of each number, as f32. */
+static struct tensor blocks_of(struct gen *r, enum dtype type, int64_t n)
+{
+    static const short halves[DT_COUNT][2] = { /* bytes of a block where an f16 is; 0, 0: one */
+        [DT_Q4_1] = {0, 2},   [DT_Q5_1] = {0, 2},    [DT_Q2_K] = {80, 82}, [DT_Q3_K] = {108, 108},
+        [DT_Q4_K] = {0, 2},   [DT_Q5_K] = {0, 2},    [DT_Q6_K] = {208, 208},
+        [DT_TQ1_0] = {52, 52}, [DT_TQ2_0] = {64, 64},
+    };
+    const struct dtype_info *info = dtype_info(type);
+    struct tensor t = {.type = type, .n_dims = 1, .dim = {n, 1, 1, 1, 1, 1}, .name = "random"};
+    struct gen plain = *r; /* the same numbers in both twins */
+
+    plain.absolute = false;
+    t.bytes = dtype_bytes(type, n);
+    uint8_t *p = arena_alloc(&r->t->mem, t.bytes + 1);
+    float *sizes = r->absolute ? arena_alloc(&r->t->mem, (size_t)n * 4 + 1) : NULL;
+    if (r->t->mem.status != KRON_OK)
+        return t;
+    for (size_t i = 0; i < t.bytes; i++)
+        p[i] = (uint8_t)below(&plain, 256);
+    for (uint8_t *b = p; b < p + t.bytes; b += info->bytes) {
+        for (int i = 0; i < 2 && type != DT_MXFP4 && type != DT_NVFP4; i++) {
+            uint16_t h = f32_to_f16(number(&plain) / 16);
+            memcpy(b + halves[type][i], &h, 2);
+        }
+        for (int i = 0; i < (type == DT_NVFP4 ? 4 : type == DT_MXFP4 ? 1 : 0); i++)
+            b[i] = (uint8_t)(type == DT_MXFP4 ? 122 + below(&plain, 8) : below(&plain, 80));
+    }
+    r->state = plain.state;
+    t.data = p;
+    if (r->absolute) {
+        info->decode(p, n, sizes);
+        for (int64_t i = 0; i < n; i++)
+            sizes[i] = fabsf(sizes[i]);
+        t.type = DT_F32;
+        t.bytes = (size_t)n * 4;
+        t.data = sizes;
+    }
+    return t;
+}
+
+/* A layer's weight: rows of a whole number of blocks may be of any block type. */
+static struct tensor weight_of(struct gen *r, int64_t rows, int64_t width)
+{
+    enum dtype type = any_type(r);
+
+    if (chance(r, 70))
+        type = (enum dtype)(DT_BOOL + 1 + below(r, DT_COUNT - DT_BOOL - 1));
+    while (width % dtype_info(type)->block != 0)
+        type = any_type(r);
+    return dtype_info(type)->block > 1 ? blocks_of(r, type, rows * width)
+                                       : tensor_of(r, type, rows * width);
+}
+
+/* n, or the next whole number of blocks. */
+static int64_t row_length(struct gen *r, int64_t n)
+{
+    int64_t block = chance(r, 60) ? 1 : chance(r, 50) ? 256 : 32;
+
+    return (n + block - 1) / block * block;
+}
+
 /* --- layers and deltas --- */
 
 static int64_t any_rank(struct gen *r)
@@ -266,7 +329,7 @@ static struct layer *make_layer(struct gen *r, int i, enum layer_kind kind, int6
 
     *l = (struct layer){.id = i, .kind = kind, .name = "layer", .native = "layer", .out = out,
                         .in = in, .kh = kh, .kw = kw, .is_conv = kind == LAYER_CONV};
-    l->weight = tensor_of(r, any_type(r), out * layer_k(l));
+    l->weight = kind == LAYER_NORM ? tensor_of(r, any_type(r), out) : weight_of(r, out, layer_k(l));
     if (kind != LAYER_EMBED && chance(r, 75))
         l->bias = tensor_of(r, any_type(r), out);
     return l;
@@ -343,11 +406,15 @@ static void set_route(struct gen *r)
     struct test_case *t = r->t;
     enum gr_route route = (enum gr_route)below(r, 3);
 
-    if (t->g.status != KRON_OK || t->list[0].n == 0)
+    if (t->g.status != KRON_OK)
+        return;
+    size_t at = strlen(t->text);
+    snprintf(t->text + at, sizeof t->text - at, ", %s", dtype_info(t->layer[0].weight.type)->name);
+    if (t->list[0].n == 0)
         return;
     route = gr_route_allowed(t->list[0], route);
     t->g.ops[t->op].route = route;
-    size_t at = strlen(t->text);
+    at = strlen(t->text);
     snprintf(t->text + at, sizeof t->text - at, ", %s route:", names[route]);
     for (int i = 0; i < t->list[0].n; i++) {
         static const char *const kinds[] = {"low rank", "hadamard", "kronecker", "full",
@@ -384,6 +451,7 @@ static void layer_sizes(struct gen *r, int64_t *rows, int64_t *in, int64_t *out)
         *in = 4096 + below(r, 100);
         *out = 130 + 2 * below(r, 100);
     }
+    *in = row_length(r, *in);
 }
 
 static void build_linear(struct gen *r, uint64_t seed)
@@ -421,7 +489,7 @@ static void build_conv(struct gen *r, uint64_t seed)
     static const int sides[][2] = {{3, 3}, {3, 3}, {3, 3}, {1, 1}, {1, 3}, {5, 5}};
     const int *side = sides[below(r, 6)];
     int64_t n = 1 + below(r, 3), h = 3 + below(r, 14), w = 3 + below(r, 14);
-    int64_t in = chance(r, 30) ? 8 * (1 + below(r, 6)) : size(r, 40);
+    int64_t in = row_length(r, chance(r, 30) ? 8 * (1 + below(r, 6)) : size(r, 40));
     int64_t out = chance(r, 30) ? 8 * (1 + below(r, 6)) : size(r, 40);
     bool vec = chance(r, 40), residual = chance(r, 50), through = chance(r, 50);
     bool asym = chance(r, 10);
@@ -575,7 +643,7 @@ static void build_upsample(struct gen *r, uint64_t seed)
 
 static void build_embed(struct gen *r, uint64_t seed)
 {
-    int64_t rows = size(r, 300), width = size(r, 200), places = 1 + below(r, 90);
+    int64_t rows = size(r, 300), width = row_length(r, size(r, 200)), places = 1 + below(r, 90);
     int64_t n = 1 + below(r, 3), t = 1 + below(r, places);
     struct layer *token = make_layer(r, 0, LAYER_EMBED, rows, width, 1, 1);
     struct layer *pos = make_layer(r, 1, LAYER_EMBED, places, width, 1, 1);

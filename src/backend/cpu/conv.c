@@ -15,6 +15,7 @@ enum {
     ROWS_BYTES = 2 << 20,   /* activation route: gathered windows */
     STEP = 16,              /* weight rows that a thread writes at a time */
     COLUMNS = 288,          /* and columns: read and written, both fit its first cache */
+    WHOLE_BLOCKS = 256,     /* columns of a base whose blocks are longer than 32 */
     DEPTH = 1152,           /* taps times inputs of a chunk: a panel of it stays in a cache */
 };
 
@@ -71,16 +72,17 @@ static void write_weights(const struct cpu_call *c, int64_t first, int64_t n, fl
     const struct conv_plan *cp = c->o->conv;
     const struct wsource *w = &c->o->w;
     const float *direct = wpass_direct(c, w);
-    int64_t steps = (n + STEP - 1) / STEP, parts = (w->k + COLUMNS - 1) / COLUMNS;
+    int64_t width = dtype_info(w->base.type)->block > 32 ? WHOLE_BLOCKS : COLUMNS;
+    int64_t steps = (n + STEP - 1) / STEP, parts = (w->k + width - 1) / width;
     int64_t last = n / cp->panel * cp->panel;
 
     if (n % cp->panel != 0)
         memset(dst + last * w->k, 0, (size_t)(cp->panel * w->k) * sizeof *dst);
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (int64_t i = 0; i < steps * parts; i++) {
-        int64_t o = i / parts * STEP, col = i % parts * COLUMNS;
+        int64_t o = i / parts * STEP, col = i % parts * width;
         int64_t m = n - o < STEP ? n - o : STEP;
-        int64_t n_col = w->k - col < COLUMNS ? w->k - col : COLUMNS;
+        int64_t n_col = w->k - col < width ? w->k - col : width;
         float *rows = cpu_thread_scratch(c);
         int32_t *at = (int32_t *)(rows + STEP * COLUMNS);
         column_places(cp, w->layer->in, col, n_col, at);

@@ -522,21 +522,22 @@ const float *wpass_direct(const struct cpu_call *c, const struct wsource *w)
     return is_f32(&w->base) && !changes(c, w) ? w->base.data : NULL;
 }
 
-/* The first delta that can be added while the base is decoded; -1 if there is none. */
+/* The first delta that can be added while the base is decoded; -1 if there is none. Blocks of a
+ * base do not end where W2's rows do; adding to each row right after it is decoded gained 2 % of a
+ * product by 8 rows of activations. */
 static int fused_delta(const struct cpu_call *c, const struct wsource *w)
 {
     for (int i = 0; i < w->n && !w->gains; i++) {
         const struct delta *d = &w->at[i].d;
         if (w->at[i].in_rows && d->kind == DELTA_KRON && wpass_strength(c, d) != 0 &&
-            d->rows == w->out && kron_of(c, w, i).w2 != NULL)
+            d->rows == w->out && kron_of(c, w, i).w2 != NULL &&
+            dtype_info(w->base.type)->block == 1)
             return i;
     }
     return -1;
 }
 
-/* Base and Kronecker delta of one row: nothing is stored and read again between the two. Blocks of
- * the base do not end where W2's rows do, so a row of these is decoded, and added to while it is
- * in the first cache. */
+/* Base and Kronecker delta of one row: nothing is stored and read again between the two. */
 static void fused_row(const struct cpu_call *c, const struct wsource *w,
                       const struct kron_rows *r, int64_t row, int64_t col, int64_t n_col,
                       float *dst, float *scratch)
@@ -548,12 +549,6 @@ static void fused_row(const struct cpu_call *c, const struct wsource *w,
     const char *base = w->base.data;
     int bytes = dtype_info(w->base.type)->bytes;
 
-    if (dtype_info(w->base.type)->block > 1) {
-        struct piece one = {row, 1, col, n_col, dst, n_col, NULL};
-        decode_rows(c, w, &one);
-        kron_row(c->k, r->width, r->s, w1, w2, 0, r->width, &one, dst);
-        return;
-    }
     for (int64_t at = col; at < col + n_col;) {
         int64_t l = at / r->width, m = at % r->width, n = r->width - m;
         n = n < col + n_col - at ? n : col + n_col - at;
