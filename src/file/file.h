@@ -9,8 +9,17 @@
 #define FILE_FILE_H
 #include "tensor/tensor.h"
 
-/* --- one safetensors file --- */
+/* --- one file of tensors: safetensors, GGUF, PyTorch's pickles --- */
 
+/* The format is seen from the first bytes, never from the name:
+ *   safetensors
+ *   GGUF, versions 2 and 3, little-endian, in the types of tensor.h; axes in our order, the last
+ *     the fastest, and with the shapes that ComfyUI-GGUF keeps as metadata
+ *   what torch.save() writes, zip or the older layout: a dictionary of tensors, or one under
+ *     "state_dict" and the like. Nothing is executed: whatever is neither a tensor nor plain data
+ *     is an error that names it
+ * Whatever a header says is checked against the file: KRON_ERR_FORMAT for a file that is damaged
+ * or lies, KRON_ERR_UNSUPPORTED for a part of a format that is not read. */
 struct st_file; /* owns the mapping; views live as long as it does */
 kron_status st_open(struct st_file **out, const char *path);
 /* The same over memory that the caller keeps (fuzzing, tests); `name` for messages. */
@@ -20,12 +29,13 @@ const char *st_path(const struct st_file *f);
 int64_t st_count(const struct st_file *f);
 const struct tensor *st_at(const struct st_file *f, int64_t i); /* in the order of their data */
 const struct tensor *st_find(const struct st_file *f, const char *name); /* NULL if absent */
-/* A string of the header's __metadata__, NULL if absent. */
+/* A value of the file's metadata, NULL if absent: safetensors' strings, GGUF's values as text
+ * (true, 0.5, arrays as JSON). Pickles have none. */
 const char *st_meta(const struct st_file *f, const char *key);
 int64_t st_meta_count(const struct st_file *f);
 void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value);
 
-/* Writes tensors, their data row-major in `type`. Names, and keys of the metadata, must be UTF-8
+/* Writes safetensors, their data row-major in `type`. Names, and keys of the metadata, must be UTF-8
  * and differ: KRON_ERR_ARGUMENT. */
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta);
@@ -35,12 +45,25 @@ kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
 kron_status st_write_header(struct file_writer *w, const char *path, const struct tensor *tensors,
                             int64_t n, const char *const *meta_key_value, int64_t n_meta);
 
+/* Writes GGUF, version 3, with metadata that is all strings. Names and keys must differ:
+ * KRON_ERR_ARGUMENT. A type that ggml does not have is KRON_ERR_UNSUPPORTED; KRON_ERR_SHAPE where
+ * rows are no whole blocks. Only in a tensor of 3 or 4 axes all but the first are taken as one row
+ * then, with its shape as metadata the way ComfyUI-GGUF does it. */
+kron_status gguf_write(const char *path, const struct tensor *tensors, int64_t n,
+                       const char *const *meta_key_value, int64_t n_meta);
+/* As st_write_header(). Each tensor's data are followed by the zeros that gguf_write_padding()
+ * writes after so many bytes. */
+kron_status gguf_write_header(struct file_writer *w, const char *path,
+                              const struct tensor *tensors, int64_t n,
+                              const char *const *meta_key_value, int64_t n_meta);
+kron_status gguf_write_padding(struct file_writer *w, size_t bytes);
+
 /* --- store --- */
 
 struct store;
 kron_status store_create(struct store **out);
 void store_free(struct store **s);
-/* Adds a .safetensors file under `tag` ("" for a single-file checkpoint, "vae" for a separate
+/* Adds a file that st_open() reads under `tag` ("" for a single-file checkpoint, "vae" for a separate
  * VAE). A later source with the same tag is searched first. */
 kron_status store_add_file(struct store *s, const char *tag, const char *path);
 /* Adds a diffusers folder: unet/, vae/, text_encoder/, text_encoder_2/ below `path` become the

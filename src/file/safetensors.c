@@ -2,7 +2,7 @@
  * safetensors (huggingface.co/docs/safetensors): eight bytes of header length, a JSON header, then
  * the data. Read without copying: tensors are views of the mapping. Every number of the header is
  * checked, so that nobody after us has to. */
-#include "file/file.h"
+#include "file/formats.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,29 +10,7 @@
 /* The reference implementation refuses longer headers. */
 static const size_t max_header = 100 * 1000 * 1000;
 
-struct meta {
-    const char *key, *value;
-};
-
-struct st_file {
-    struct mapped_file map;
-    const uint8_t *bytes; /* map.data, or the caller's memory */
-    size_t n_bytes;
-    struct arena mem;
-    const char *path;
-    struct tensor *tensors;
-    int64_t n;
-    struct meta *meta;
-    int64_t n_meta;
-    struct name_map names; /* to indices of tensors */
-};
-
 /* --- one tensor --- */
-
-static kron_status bad(const struct st_file *f, const char *name, const char *what)
-{
-    return err_set(KRON_ERR_FORMAT, "%s: tensor '%.200s': %s", f->path, name, what);
-}
 
 static kron_status read_shape(const struct st_file *f, const char *name, const json_t *shape,
                               struct tensor *t, size_t *elements)
@@ -40,7 +18,7 @@ static kron_status read_shape(const struct st_file *f, const char *name, const j
     size_t n = json_array_size(shape);
 
     if (!json_is_array(shape) || n > TENSOR_MAX_DIMS)
-        return bad(f, name, "shape is not a list of at most 6 numbers");
+        return st_bad(f, name, "shape is not a list of at most 6 numbers");
     *elements = 1;
     for (int i = 0; i < TENSOR_MAX_DIMS; i++)
         t->dim[i] = 1;
@@ -49,7 +27,7 @@ static kron_status read_shape(const struct st_file *f, const char *name, const j
         json_int_t v = json_integer_value(d);
         if (!json_is_integer(d) || v < 0 || !size_mul(*elements, (size_t)v, elements) ||
             *elements > INT64_MAX)
-            return bad(f, name, "shape holds a number that is negative, too large or no integer");
+            return st_bad(f, name, "shape holds a number that is negative, too large or no integer");
         t->dim[i] = v;
     }
     t->n_dims = (int)n;
@@ -62,9 +40,9 @@ static kron_status read_offsets(const struct st_file *f, const char *name, const
     const json_t *a = json_array_get(offsets, 0), *b = json_array_get(offsets, 1);
 
     if (json_array_size(offsets) != 2 || !json_is_integer(a) || !json_is_integer(b))
-        return bad(f, name, "data_offsets is not a pair of integers");
+        return st_bad(f, name, "data_offsets is not a pair of integers");
     if (json_integer_value(a) < 0 || json_integer_value(b) < json_integer_value(a))
-        return bad(f, name, "data_offsets is not a range");
+        return st_bad(f, name, "data_offsets is not a range");
     *begin = (size_t)json_integer_value(a);
     *end = (size_t)json_integer_value(b);
     if (*end > data_bytes)
@@ -80,7 +58,7 @@ static kron_status read_tensor(struct st_file *f, const char *name, const json_t
     size_t elements = 0, want, begin = 0, end = 0;
 
     if (!json_is_object(j) || type == NULL)
-        return bad(f, name, "header entry has no dtype");
+        return st_bad(f, name, "header entry has no dtype");
     if (!dtype_from_name(type, &t->type) || dtype_info(t->type)->block != 1)
         return err_set(KRON_ERR_UNSUPPORTED, "%s: tensor '%.200s': unknown dtype '%.40s'", f->path,
                        name, type);
@@ -119,28 +97,15 @@ static kron_status read_meta(struct st_file *f, const json_t *j)
     return f->mem.status;
 }
 
-static int by_place(const void *a, const void *b)
-{
-    const struct tensor *x = a, *y = b;
-
-    if (x->data != y->data)
-        return (const char *)x->data < (const char *)y->data ? -1 : 1;
-    return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
-}
-
-/* Sorted by place, each tensor begins where the one before it ends, and the last ends the file:
- * two on the same bytes are a lie about one of them, and bytes of none a lie about the file. */
-static kron_status check_places(struct st_file *f, const uint8_t *data, size_t data_bytes)
+/* In order, each tensor begins where the one before it ends, and the last ends the file: bytes of
+ * none are a lie about the file. */
+static kron_status check_gaps(const struct st_file *f, const uint8_t *data, size_t data_bytes)
 {
     size_t at = 0;
 
-    qsort(f->tensors, (size_t)f->n, sizeof *f->tensors, by_place);
     for (int64_t i = 0; i <= f->n; i++) {
         const struct tensor *t = &f->tensors[i];
         size_t begin = i < f->n ? (size_t)((const uint8_t *)t->data - data) : data_bytes;
-        if (begin < at)
-            return err_set(KRON_ERR_FORMAT, "%s: tensors '%.200s' and '%.200s' overlap", f->path,
-                           t[-1].name, t->name);
         if (begin > at)
             return err_set(KRON_ERR_FORMAT, "%s: bytes %zu to %zu of the data belong to no tensor",
                            f->path, at, begin);
@@ -166,15 +131,12 @@ static kron_status read_entries(struct st_file *f, json_t *header, size_t header
         else
             KRON_TRY(read_tensor(f, name, j, data, data_bytes, &f->tensors[f->n++]));
     }
-    KRON_TRY(check_places(f, data, data_bytes));
-    KRON_TRY(name_map_create(&f->names, (size_t)f->n));
-    for (int64_t i = 0; i < f->n; i++)
-        *name_map_at(&f->names, f->tensors[i].name, strlen(f->tensors[i].name)) =
-            (struct name_slot){f->tensors[i].name, i};
-    return KRON_OK;
+    KRON_TRY(st_sort(f));
+    KRON_TRY(check_gaps(f, data, data_bytes));
+    return st_index(f);
 }
 
-static kron_status read_header(struct st_file *f)
+kron_status safetensors_read(struct st_file *f)
 {
     uint64_t n = 0;
     json_error_t e;
@@ -200,108 +162,4 @@ static kron_status read_header(struct st_file *f)
                              : err_set(KRON_ERR_FORMAT, "%s: the header is not an object", f->path);
     json_decref(header);
     return status;
-}
-
-/* --- interface --- */
-
-static kron_status finish_open(struct st_file *f, struct st_file **out)
-{
-    kron_status status = read_header(f);
-
-    if (status != KRON_OK)
-        st_close(&f);
-    *out = f;
-    return status;
-}
-
-kron_status st_open(struct st_file **out, const char *path)
-{
-    struct st_file *f;
-    void *p;
-
-    *out = NULL;
-    KRON_TRY(mem_alloc(&p, sizeof *f, path));
-    f = p;
-    kron_status status = map_open(&f->map, path);
-    if (status != KRON_OK) {
-        mem_free(f);
-        return status;
-    }
-    f->path = f->map.path;
-    f->bytes = f->map.data;
-    f->n_bytes = f->map.bytes;
-    return finish_open(f, out);
-}
-
-kron_status st_open_memory(struct st_file **out, const void *data, size_t bytes, const char *name)
-{
-    struct st_file *f;
-    void *p;
-
-    *out = NULL;
-    KRON_TRY(mem_alloc(&p, sizeof *f, name));
-    f = p;
-    f->path = arena_strdup(&f->mem, name);
-    f->bytes = data;
-    f->n_bytes = bytes;
-    if (f->path == NULL) {
-        kron_status status = f->mem.status;
-        mem_free(f);
-        return status;
-    }
-    return finish_open(f, out);
-}
-
-void st_close(struct st_file **f)
-{
-    struct st_file *x = *f;
-
-    if (x == NULL)
-        return;
-    name_map_free(&x->names);
-    map_close(&x->map);
-    arena_free(&x->mem);
-    mem_free(x);
-    *f = NULL;
-}
-
-const char *st_path(const struct st_file *f)
-{
-    return f->path;
-}
-
-int64_t st_count(const struct st_file *f)
-{
-    return f->n;
-}
-
-const struct tensor *st_at(const struct st_file *f, int64_t i)
-{
-    return &f->tensors[i];
-}
-
-const struct tensor *st_find(const struct st_file *f, const char *name)
-{
-    const struct name_slot *slot = name_map_at(&f->names, name, strlen(name));
-
-    return slot->key != NULL ? &f->tensors[slot->value] : NULL;
-}
-
-const char *st_meta(const struct st_file *f, const char *key)
-{
-    for (int64_t i = 0; i < f->n_meta; i++)
-        if (strcmp(f->meta[i].key, key) == 0)
-            return f->meta[i].value;
-    return NULL;
-}
-
-int64_t st_meta_count(const struct st_file *f)
-{
-    return f->n_meta;
-}
-
-void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value)
-{
-    *key = f->meta[i].key;
-    *value = f->meta[i].value;
 }

@@ -64,7 +64,7 @@ kron_status store_add_file(struct store *s, const char *tag, const char *path)
     struct st_file *file;
 
     if (path_is_dir(path))
-        return err_set(KRON_ERR_IO, "%s: a folder where a .safetensors file is expected", path);
+        return err_set(KRON_ERR_IO, "%s: a folder where a model file is expected", path);
     KRON_TRY(st_open(&file, path));
     kron_status status = add_source(s, tag, file, NULL);
     if (status != KRON_OK)

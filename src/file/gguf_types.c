@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ * Numbers of ggml's types (github.com/ggml-org/ggml, docs/gguf.md) and ours. */
+#include "file/gguf.h"
+
+static const struct {
+    uint32_t number;
+    enum dtype type;
+} types[] = {
+    {0, DT_F32},  {1, DT_F16},  {24, DT_I8},  {25, DT_I16},
+    {26, DT_I32}, {27, DT_I64}, {28, DT_F64}, {30, DT_BF16},
+};
+
+bool gguf_type(uint32_t number, enum dtype *out)
+{
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].number == number) {
+            *out = types[i].type;
+            return true;
+        }
+    return false;
+}
+
+bool gguf_type_number(enum dtype type, uint32_t *out)
+{
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].type == type) {
+            *out = types[i].number;
+            return true;
+        }
+    return false;
+}
