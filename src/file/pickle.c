@@ -517,8 +517,9 @@ void pickle_fini(struct pickle *p)
 
 bool pickle_is_text(const struct pickle_value *v, const char *text)
 {
-    return (v->kind == PICKLE_TEXT || v->kind == PICKLE_GLOBAL) && v->len == strlen(text) &&
-           memcmp(v->text, text, v->len) == 0;
+    bool has_text = v->kind == PICKLE_TEXT || v->kind == PICKLE_GLOBAL || v->kind == PICKLE_TENSOR;
+
+    return has_text && v->len == strlen(text) && memcmp(v->text, text, v->len) == 0;
 }
 
 const struct pickle_value *pickle_find(const struct pickle_value *v, const char *key)
