@@ -169,6 +169,8 @@ def make_torch():
     write(TORCH + "evil", save({"w": Call(os.system, "true")}))
     write(TORCH + "evil_older", save({"w": Call(eval, "1")}, _use_new_zipfile_serialization=False))
     write(TORCH + "whole_module", save(module))
+    older = save(tensors(), _use_new_zipfile_serialization=False)
+    write(TORCH + "pickle", older[older.index(b".", older.index(b"little_endian")) + 1:])
     write(TORCH + "complex", save({"z": torch.zeros(2, dtype=torch.complex64)}))
     write(TORCH + "list", save([torch.zeros(2)]))
 
