@@ -89,7 +89,7 @@ struct embedding_file {
 static kron_status fill(struct embedding_file *f, const char *path)
 {
     const char *name = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
-    size_t len = strlen(name) - (str_ends(name, ".safetensors") ? strlen(".safetensors") : 0);
+    size_t len = st_stem(name);
     int64_t n = st_count(f->st);
     bool any = false;
     void *p;

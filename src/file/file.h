@@ -11,10 +11,11 @@
 
 /* --- one file of tensors: safetensors, GGUF, PyTorch's pickles --- */
 
-/* The format is seen from the first bytes, never from the name:
+/* The format is told by the first bytes, never by the name:
  *   safetensors
  *   GGUF, versions 2 and 3, little-endian, in the types of tensor.h; axes in our order, the last
- *     the fastest, and with the shapes that ComfyUI-GGUF keeps as metadata
+ *     the fastest, and with the shapes that ComfyUI-GGUF keeps as metadata. Where a block spans
+ *     two rows in such a shape, the tensor is f32 memory of the file instead of a view
  *   what torch.save() writes, zip or the older layout: a dictionary of tensors, or one under
  *     "state_dict" and the like. Nothing is executed: whatever is neither a tensor nor plain data
  *     is an error that names it
@@ -34,6 +35,11 @@ const struct tensor *st_find(const struct st_file *f, const char *name); /* NULL
 const char *st_meta(const struct st_file *f, const char *key);
 int64_t st_meta_count(const struct st_file *f);
 void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char **value);
+
+/* The ending of a file's name that tells one of these formats, ".safetensors" first; NULL past the
+ * last. And how many bytes of a name are left without one. */
+const char *st_ending(int i);
+size_t st_stem(const char *name);
 
 /* Writes safetensors, their data row-major in `type`. Names, and keys of the metadata, must be UTF-8
  * and differ: KRON_ERR_ARGUMENT. */

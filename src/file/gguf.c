@@ -335,9 +335,32 @@ static kron_status place(const struct st_file *f, struct tensor *t, uint64_t off
     return KRON_OK;
 }
 
+/* A row of W[out, k] whose numbers are no whole blocks cannot be had alone: such a tensor becomes
+ * f32. In files for Stable Diffusion these are the layers of 320 and 640 channels, of types with
+ * blocks of 256. */
+static kron_status split_rows(struct st_file *f, struct tensor *t)
+{
+    int64_t n = tensor_elements(t), block = dtype_info(t->type)->block;
+    size_t bytes;
+    float *own;
+
+    if (n / t->dim[0] % block == 0)
+        return KRON_OK;
+    if (!size_mul((size_t)n, sizeof *own, &bytes))
+        return st_bad(f, t->name, "it has too many elements");
+    own = arena_alloc(&f->mem, bytes);
+    if (own == NULL)
+        return f->mem.status;
+    tensor_decode(t, 0, n, own);
+    t->data = own;
+    t->bytes = bytes;
+    t->type = DT_F32;
+    return KRON_OK;
+}
+
 /* The shape that ComfyUI-GGUF says a tensor had before its numbers were put in rows of whole
  * blocks. */
-static kron_status restore_shape(const struct st_file *f, const struct name_map *keys,
+static kron_status restore_shape(struct st_file *f, const struct name_map *keys,
                                  struct tensor *t)
 {
     struct str key = {0};
@@ -367,7 +390,7 @@ static kron_status restore_shape(const struct st_file *f, const struct name_map 
     for (int i = 0; i < TENSOR_MAX_DIMS; i++)
         t->dim[i] = i < n ? dim[i] : 1;
     t->n_dims = n;
-    return KRON_OK;
+    return split_rows(f, t);
 }
 
 static kron_status read_tensors(struct reader *r, uint64_t n, const struct name_map *keys)
@@ -385,11 +408,11 @@ static kron_status read_tensors(struct reader *r, uint64_t n, const struct name_
     begin = (r->at + alignment - 1) & ~(alignment - 1);
     if (begin > f->n_bytes) /* without padding: there are no data */
         begin = f->n_bytes;
-    for (int64_t i = 0; i < f->n; i++) {
+    for (int64_t i = 0; i < f->n; i++)
         KRON_TRY(place(f, &f->tensors[i], offset[i], begin, alignment));
-        KRON_TRY(restore_shape(f, keys, &f->tensors[i]));
-    }
     KRON_TRY(st_sort(f));
+    for (int64_t i = 0; i < f->n; i++)
+        KRON_TRY(restore_shape(f, keys, &f->tensors[i]));
     return st_index(f);
 }
 

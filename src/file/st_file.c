@@ -45,6 +45,25 @@ kron_status st_index(struct st_file *f)
     return KRON_OK;
 }
 
+/* --- names of files --- */
+
+static const char *const endings[] = {".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin"};
+
+const char *st_ending(int i)
+{
+    return i < (int)(sizeof endings / sizeof *endings) ? endings[i] : NULL;
+}
+
+size_t st_stem(const char *name)
+{
+    size_t len = strlen(name);
+
+    for (int i = 0; st_ending(i) != NULL; i++)
+        if (str_ends(name, st_ending(i)))
+            return len - strlen(st_ending(i));
+    return len;
+}
+
 /* --- interface --- */
 
 static kron_status read_any(struct st_file *f)

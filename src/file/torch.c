@@ -233,7 +233,8 @@ static int64_t count_tensors(const struct pickle_value *v)
 /* The tensors of a checkpoint are often one value among the settings of a training. */
 static const struct pickle_value *find_tensors(const struct pickle_value *top)
 {
-    static const char *const keys[] = {"state_dict", "model", "module", "params_ema", "params"};
+    static const char *const keys[] = {"state_dict", "model", "module", "params_ema", "params",
+                                       "string_to_param"};
 
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const struct pickle_value *v = pickle_find(top, keys[i]);

@@ -15,16 +15,18 @@ static const struct layer *load_qkv(struct loader *ld, const struct names *n, bo
     static const char *const native[3] = {"attn.q_proj", "attn.k_proj", "attn.v_proj"};
     static const char *const name[3] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
     struct names own = names_sub(n, open_clip ? native[which] : name[which], name[which]);
-    char fused[192];
+    char fused[192], fused2[192];
     const struct tensor *w, *b;
     struct tensor weight, bias;
 
     snprintf(fused, sizeof fused, "%s.attn.in_proj_weight", n->native);
-    w = loader_tensor(ld, fused, fused);
+    snprintf(fused2, sizeof fused2, "%s.self_attn.in_proj.weight", n->name);
+    w = loader_tensor(ld, fused, fused2);
     if (w == NULL)
         return load_layer(ld, LAYER_LINEAR, own.native, own.name, true);
     snprintf(fused, sizeof fused, "%s.attn.in_proj_bias", n->native);
-    b = loader_tensor(ld, fused, fused);
+    snprintf(fused2, sizeof fused2, "%s.self_attn.in_proj.bias", n->name);
+    b = loader_tensor(ld, fused, fused2);
     if (w->n_dims != 2 || w->dim[0] != 3 * w->dim[1] || b == NULL ||
         tensor_elements(b) != w->dim[0]) {
         ld->status = err_set(KRON_ERR_SHAPE, "tensor '%s': expected [3 * width, width] and a bias "
@@ -110,6 +112,8 @@ static void load_projection(struct loader *ld, struct clip *c)
     /* In transformers' files it stands beside text_model, not in it. */
     const struct tensor *hf = store_find(ld->m->store, ld->tag, "text_projection.weight");
 
+    if (hf == NULL)
+        hf = store_find(ld->m->store, "", "text_encoders.clip_g.transformer.text_projection.weight");
     c->projection_in_out = open != NULL;
     if (open != NULL && open->n_dims == 2 && open->dim[0] == c->width)
         c->projection = *open;
@@ -157,11 +161,17 @@ static kron_status load_one(struct loader *ld, struct clip *c, bool open_clip,
     return check_widths(c);
 }
 
+/* Before transformers' names, in files that sd.cpp converted: whole, or joined from parts. */
+static const char *const names_l[] = {"cond_stage_model.transformer.text_model.",
+                                      "text_encoders.clip_l.transformer.text_model.", NULL};
+static const char *const names_g[] = {"cond_stage_model.1.transformer.text_model.",
+                                      "text_encoders.clip_g.transformer.text_model.", NULL};
+
 static kron_status load_sd1(struct sd_model *m)
 {
     struct loader ld = {.m = m, .part = PART_TE0, .tag = "text_encoder",
                         .prefix = "cond_stage_model.transformer.text_model.",
-                        .prefix2 = "text_model.", .status = KRON_OK};
+                        .prefix2 = "text_model.", .others = names_l, .status = KRON_OK};
 
     /* Some tools leave out text_model. */
     if (store_find(m->store, "", "cond_stage_model.transformer.final_layer_norm.weight") != NULL)
@@ -176,14 +186,15 @@ static kron_status load_sd2(struct sd_model *m)
 {
     struct loader ld = {.m = m, .part = PART_TE0, .tag = "text_encoder",
                         .prefix = "cond_stage_model.model.", .prefix2 = "text_model.",
-                        .status = KRON_OK};
+                        .others = names_l, .status = KRON_OK};
 
     m->n_te = 1;
     m->te[0].default_skip = 2;
     m->te[0].final_norm = true;
     KRON_TRY(load_one(&ld, &m->te[0], true, "te0.heads"));
-    /* A diffusers folder holds SD2's encoder without its last layer, which is never used. */
-    if (store_has_tag(m->store, "text_encoder") && m->te[0].n_layers == 23)
+    /* A diffusers folder holds SD2's encoder without its last layer, which is never used, and so
+     * may what is converted. */
+    if (m->te[0].n_layers == 23)
         m->te[0].default_skip = 1;
     return KRON_OK;
 }
@@ -192,10 +203,10 @@ static kron_status load_sdxl(struct sd_model *m)
 {
     struct loader l = {.m = m, .part = PART_TE0, .tag = "text_encoder",
                        .prefix = "conditioner.embedders.0.transformer.text_model.",
-                       .prefix2 = "text_model.", .status = KRON_OK};
+                       .prefix2 = "text_model.", .others = names_l, .status = KRON_OK};
     struct loader g = {.m = m, .part = PART_TE1, .tag = "text_encoder_2",
                        .prefix = "conditioner.embedders.1.model.", .prefix2 = "text_model.",
-                       .status = KRON_OK};
+                       .others = names_g, .status = KRON_OK};
 
     m->n_te = 2;
     m->te[0].default_skip = m->te[1].default_skip = 2;

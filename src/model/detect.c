@@ -55,7 +55,8 @@ struct parts {
 static bool find_part(struct sd_model *m, const char *tag, const char *prefix, const char *native,
                       const char *name)
 {
-    struct loader ld = {.m = m, .tag = tag, .prefix = prefix, .prefix2 = "", .status = KRON_OK};
+    struct loader ld = {.m = m, .tag = tag, .prefix = prefix, .prefix2 = "",
+                        .others = vae_prefixes, .status = KRON_OK};
 
     return loader_has(&ld, native, name);
 }
@@ -69,7 +70,8 @@ static struct parts find_parts(struct sd_model *m)
            find_part(m, "", "cond_stage_model.", "model.ln_final", "") ||
            find_part(m, "", "cond_stage_model.transformer.", "text_model.final_layer_norm", "") ||
            find_part(m, "", "cond_stage_model.transformer.", "final_layer_norm", "") ||
-           find_part(m, "", "conditioner.embedders.1.", "model.ln_final", "");
+           find_part(m, "", "conditioner.embedders.1.", "model.ln_final", "") ||
+           find_part(m, "", "text_encoders.clip_l.transformer.", "text_model.final_layer_norm", "");
     p.vae = find_part(m, "vae", "first_stage_model.", "decoder.conv_in", "decoder.conv_in");
     return p;
 }

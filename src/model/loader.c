@@ -15,6 +15,18 @@ static const struct tensor *find(const struct loader *ld, const char *tag, const
     return store_find(ld->m->store, tag, full);
 }
 
+/* sd.cpp's names of parts, in files that it converted. */
+static const struct tensor *find_other(const struct loader *ld, const char *tag,
+                                       const char *native, const char *name)
+{
+    const struct tensor *t = NULL;
+
+    for (const char *const *p = ld->others; t == NULL && p != NULL && *p != NULL; p++)
+        if ((t = find(ld, tag, *p, native)) == NULL)
+            t = find(ld, tag, *p, name);
+    return t;
+}
+
 const struct tensor *loader_tensor(const struct loader *ld, const char *native, const char *name)
 {
     const char *tags[2] = {ld->tag, ""};
@@ -29,6 +41,8 @@ const struct tensor *loader_tensor(const struct loader *ld, const char *native, 
         if (i == 0 && ((t = find(ld, tags[i], ld->prefix2, name)) != NULL ||
                        (t = find(ld, tags[i], "", native)) != NULL ||
                        (t = find(ld, tags[i], "", name)) != NULL))
+            return t;
+        if ((t = find_other(ld, tags[i], native, name)) != NULL)
             return t;
     }
     return NULL;

@@ -138,8 +138,12 @@ struct loader {
     const char *tag;      /* source that holds only this part: "unet", "vae", ... */
     const char *prefix;   /* before native names in a single file */
     const char *prefix2;  /* before diffusers / transformers names in a part's own file */
+    const char *const *others; /* before either, in any file: ends with NULL, or is NULL */
     kron_status status;   /* first failure */
 };
+
+/* loader.others of a VAE. */
+extern const char *const vae_prefixes[];
 
 /* The layer of that name, or NULL with loader.status set (`needed`) or untouched (not needed).
  * native and name are complete but for the part's prefix and ".weight". */

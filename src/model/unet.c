@@ -240,6 +240,9 @@ static kron_arch find_arch(const struct unet *u)
 
     if (u->label1 != NULL)
         return KRON_ARCH_SDXL;
+    /* The width of the text first: converters make proj_in a convolution or a matrix at will. */
+    if (u->context_width == 768 || u->context_width == 1024)
+        return u->context_width == 768 ? KRON_ARCH_SD1 : KRON_ARCH_SD2;
     return t != NULL && !t->proj_in->is_conv ? KRON_ARCH_SD2 : KRON_ARCH_SD1;
 }
 
@@ -259,9 +262,9 @@ kron_status unet_load(struct sd_model *m)
     if (u->n_levels < 1 || t == NULL)
         return err_set(KRON_ERR_UNSUPPORTED, "the UNet has %d levels and %s attention: not a "
                        "Stable Diffusion 1, 2 or XL network", u->n_levels, t ? "some" : "no");
-    m->arch = find_arch(u);
     u->in_channels = (int)u->conv_in->in;
     u->context_width = (int)t->blocks[0].k2->in;
+    m->arch = find_arch(u);
     return find_heads(&ld, u);
 }
 

@@ -112,10 +112,13 @@ static void load_side(struct loader *ld, struct vae_side *s, bool up)
                   : load_layer(ld, LAYER_LINEAR, "quant_conv", "quant_conv", false);
 }
 
+/* sd.cpp's, where it joined parts into one file. */
+const char *const vae_prefixes[] = {"vae.", NULL};
+
 kron_status vae_load(struct sd_model *m)
 {
     struct loader ld = {.m = m, .part = PART_VAE, .tag = "vae", .prefix = "first_stage_model.",
-                        .prefix2 = "", .status = KRON_OK};
+                        .prefix2 = "", .others = vae_prefixes, .status = KRON_OK};
     struct vae *v = &m->vae;
     const char *config = store_config(m->store, "vae", "scaling_factor");
     double scale;

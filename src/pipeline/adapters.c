@@ -238,8 +238,21 @@ static bool name_is_safe(const char *name)
     return true;
 }
 
-/* The path of a file that a tag names; `ending` is added where it is not there. */
-static kron_status path_of(const char *dir, const char *name, const char *what, const char *ending,
+static kron_status no_file(const char *what, const char *name, const char *path)
+{
+    return err_set(KRON_ERR_IO, "the prompt names the %s '%s': there is no %s", what, name, path);
+}
+
+static kron_status set_path(struct str *path, const char *dir, const char *name,
+                            const char *ending)
+{
+    path->len = 0;
+    str_addf(path, "%s/%s%s", dir, name, ending);
+    return path->status;
+}
+
+/* The path of a file that a tag names. An adapter's name may be without an ending. */
+static kron_status path_of(const char *dir, const char *name, const char *what, bool is_adapter,
                            struct str *path)
 {
     if (dir == NULL) {
@@ -249,19 +262,23 @@ static kron_status path_of(const char *dir, const char *name, const char *what, 
     if (!name_is_safe(name))
         return err_set(KRON_ERR_ARGUMENT, "the prompt's %s name '%s' leads out of %s", what, name,
                        dir);
-    str_addf(path, "%s/%s%s", dir, name, str_ends(name, ending) ? "" : ending);
-    KRON_TRY(path->status);
-    if (!path_is_file(str_get(path)))
-        return err_set(KRON_ERR_IO, "the prompt names the %s '%s': there is no %s", what, name,
-                       str_get(path));
-    return KRON_OK;
+    KRON_TRY(set_path(path, dir, name, ""));
+    if (!is_adapter || name[st_stem(name)] != '\0')
+        return path_is_file(str_get(path)) ? KRON_OK : no_file(what, name, str_get(path));
+    for (int i = 0; st_ending(i) != NULL; i++) {
+        KRON_TRY(set_path(path, dir, name, st_ending(i)));
+        if (path_is_file(str_get(path)))
+            return KRON_OK;
+    }
+    KRON_TRY(set_path(path, dir, name, st_ending(0)));
+    return no_file(what, name, str_get(path));
 }
 
 static kron_status open_named(const struct session *s, const char *dir, const char *name,
                               kron_adapter **out)
 {
     struct str path = {0};
-    kron_status status = path_of(dir, name, "adapter", ".safetensors", &path);
+    kron_status status = path_of(dir, name, "adapter", true, &path);
 
     if (status == KRON_OK)
         status = cache_open(s->e->adapters, str_get(&path), out);
@@ -272,7 +289,7 @@ static kron_status open_named(const struct session *s, const char *dir, const ch
 static kron_status load_mask(const char *dir, const char *name, kron_image *out)
 {
     struct str path = {0};
-    kron_status status = path_of(dir, name, "mask", "", &path);
+    kron_status status = path_of(dir, name, "mask", false, &path);
 
     if (status == KRON_OK)
         status = image_load(out, str_get(&path), 1);

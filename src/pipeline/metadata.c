@@ -64,7 +64,7 @@ static void add_use(struct str *out, const struct use *x)
 {
     const char *path = adapter_path(x->adapter->file), *slash = strrchr(path, '/');
     const char *name = slash != NULL ? slash + 1 : path;
-    int len = (int)strlen(name) - (str_ends(name, ".safetensors") ? 12 : 0);
+    int len = (int)st_stem(name);
 
     str_addf(out, "<lora:%.*s:%g:%g", len, name, (double)x->u.te_strength,
              (double)x->u.unet_strength);

@@ -134,16 +134,15 @@ static kron_status add_bundled(struct collector *c)
 
 static kron_status add_file(void *user, const char *name)
 {
-    static const char ending[] = ".safetensors";
     struct collector *c = user;
     struct embedding_file *f;
     struct str word = {0}, path = {0};
-    size_t len = strlen(name);
+    size_t len = st_stem(name);
     kron_status status;
 
-    if (!str_ends(name, ending) || len == sizeof ending - 1)
+    if (len == 0 || name[len] == '\0')
         return KRON_OK;
-    str_add_n(&word, name, len - (sizeof ending - 1));
+    str_add_n(&word, name, len);
     str_addf(&path, "%s/%s", c->dir, name);
     status = word.status != KRON_OK ? word.status : path.status;
     if (status == KRON_OK && is_wanted(c, str_get(&word))) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Any bytes as a GGUF file: views that lie in it and do not touch, or an error. */
+ * Any bytes as a GGUF file: tensors that do not touch, or an error. */
 #include "tensor_checks.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -25,7 +25,7 @@ static inline void check_tensor(const struct st_file *f, const struct tensor *t)
         tensor_decode(t, i, step, v);
 }
 
-/* `views`: the tensors lie in the data, one after the other. */
+/* `views`: those tensors that lie in the data do so one after the other. */
 static inline void open_and_check(const uint8_t *data, size_t size, bool views)
 {
     const uint8_t *end = data;
@@ -39,7 +39,7 @@ static inline void open_and_check(const uint8_t *data, size_t size, bool views)
     for (int64_t i = 0; i < st_count(f); i++) {
         const struct tensor *t = st_at(f, i);
         check_tensor(f, t);
-        if (!views)
+        if (!views || (const uint8_t *)t->data < data || (const uint8_t *)t->data > data + size)
             continue;
         check((const uint8_t *)t->data >= end);
         end = (const uint8_t *)t->data + t->bytes;

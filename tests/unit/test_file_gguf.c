@@ -160,6 +160,34 @@ static void alignment_and_shapes_come_from_metadata(void **state)
     st_close(&f);
 }
 
+/* 36 numbers a row: half a block of 32 too many. Only its shape is lost, not its numbers. */
+static void blocks_that_span_rows_become_f32(void **state)
+{
+    static unsigned char blocks[9 * 34];
+    const int64_t dim[] = {9, 32};
+    struct tensor t = {.data = blocks, .bytes = sizeof blocks, .type = DT_Q8_0, .n_dims = 2,
+                       .dim = {dim[0], dim[1], 1, 1, 1, 1}, .name = "conv.weight"};
+    static const char *const meta[] = {"comfy.gguf.orig_shape.conv.weight", "[8,4,3,3]"};
+    float want[288], got[288];
+    struct st_file *f;
+    const struct tensor *r;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof blocks; i++)
+        blocks[i] = i % 34 == 1 ? 0x2c : (unsigned char)(i * 37); /* a scale of about 1/16 */
+    tensor_decode(&t, 0, 288, want);
+    make_dir(NULL);
+    assert_int_equal(gguf_write(in_dir("x.gguf"), &t, 1, meta, 1), KRON_OK);
+    assert_int_equal(st_open(&f, in_dir("x.gguf")), KRON_OK);
+    r = st_find(f, "conv.weight");
+    assert_true(r->type == DT_F32 && r->bytes == sizeof want && r->n_dims == 4);
+    assert_true(r->dim[0] == 8 && r->dim[1] == 4 && r->dim[2] == 3 && r->dim[3] == 3);
+    tensor_decode(r, 0, 288, got);
+    assert_memory_equal(got, want, sizeof want);
+    st_close(&f);
+    remove_dir(NULL);
+}
+
 static void what_is_not_read_is_named(void **state)
 {
     static const struct {
@@ -533,6 +561,7 @@ int main(void)
         cmocka_unit_test(axes_are_turned_around),
         cmocka_unit_test(blocks_are_found),
         cmocka_unit_test(alignment_and_shapes_come_from_metadata),
+        cmocka_unit_test(blocks_that_span_rows_become_f32),
         cmocka_unit_test(what_is_not_read_is_named),
         cmocka_unit_test(files_that_are_cut),
         cmocka_unit_test(counts_that_lie),
