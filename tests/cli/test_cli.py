@@ -14,6 +14,7 @@ import sys
 import tempfile
 import unittest
 
+import ckpt
 import png
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -265,6 +266,14 @@ class Drawing(Case):
         self.assertNotEqual(self.draw("-p", "a pizza"), first)
         self.assertEqual(self.draw("-s", 42, "--rng", "cuda", "--sampling-method", "euler_a"),
                          first)
+
+    def test_a_checkpoint_of_torch_gives_the_same_picture(self):
+        ckpt.write(self.path("model.ckpt"), MODEL)
+        ckpt.write(self.path("neon.pt"), os.path.join(MODELS, "lokr-neon.safetensors"))
+        want = self.draw("-p", "a cat face <lora:lokr-neon:1>", "--lora-model-dir", MODELS)
+        self.assertNotEqual(want, self.draw())
+        self.assertEqual(want, self.draw("-m", "model.ckpt", "-p", "a cat face <lora:neon:1>",
+                                         "--lora-model-dir", "."))
 
     def test_prompt_files_and_harmless_options_change_nothing(self):
         first = self.draw("-n", "blurry")
