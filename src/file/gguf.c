@@ -272,10 +272,12 @@ static kron_status read_axes(struct reader *r, struct tensor *t, size_t *element
         t->dim[i] = 1;
     for (int i = t->n_dims - 1; i >= 0; i--) {
         KRON_TRY(take_number(r, 8, &v));
-        if (v > INT64_MAX || !size_mul(*elements, (size_t)v, elements) || *elements > INT64_MAX)
-            return err_set(KRON_ERR_FORMAT, "%s: %s has too many elements", r->f->path, r->what);
-        t->dim[i] = (int64_t)v;
+        t->dim[i] = v <= INT64_MAX ? (int64_t)v : INT64_MAX;
     }
+    /* In the order of tensor_elements(): one axis of 0 does not make the others harmless. */
+    for (int i = 0; i < t->n_dims; i++)
+        if (!size_mul(*elements, (size_t)t->dim[i], elements) || *elements > INT64_MAX)
+            return err_set(KRON_ERR_FORMAT, "%s: %s has too many elements", r->f->path, r->what);
     return KRON_OK;
 }
 

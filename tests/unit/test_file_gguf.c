@@ -414,6 +414,14 @@ static void tensors_that_lie(void **state)
     put_data(&m, 64);
     expect_lie(&m, "tensor 'a' has too many elements");
     begin(&m, 1, 0);
+    put_string(&m, "a", 1);
+    put(&m, 4, 3);
+    put(&m, 8, 0);
+    put(&m, 8, 1ull << 32);
+    put(&m, 8, 1ull << 32);
+    put_data(&m, 64);
+    expect_lie(&m, "tensor 'a' has too many elements");
+    begin(&m, 1, 0);
     put_tensor(&m, "a", 1ull << 62, 0);
     put_data(&m, 64);
     expect_lie(&m, "tensor 'a': it has too many elements");
