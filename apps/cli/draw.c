@@ -117,10 +117,15 @@ static char *name_of_model(const char *path)
     size_t start = len;
     while (start > 0 && path[start - 1] != '/')
         start--;
-    const char *ending = ".safetensors";
-    size_t n = len - start, cut = strlen(ending);
-    if (n > cut && memcmp(path + len - cut, ending, cut) == 0)
-        n -= cut;
+    static const char *const endings[] = {".safetensors", ".gguf", ".ckpt"};
+    size_t n = len - start;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t cut = strlen(endings[i]);
+        if (n > cut && memcmp(path + len - cut, endings[i], cut) == 0) {
+            n -= cut;
+            break;
+        }
+    }
     char *name = malloc(n + 1);
     if (name != NULL) {
         memcpy(name, path + start, n);

@@ -65,20 +65,21 @@ static const struct option table[] = {
     FLAG_("--color", NULL, color, "colour messages by their level"),
 
     GROUP_OF("Model"),
-    TEXT_("--model", "-m", model, "FILE", "checkpoint (.safetensors) or diffusers folder"),
-    TEXT_("--diffusion-model", NULL, diffusion_model, "FILE", "UNet in a file of its own"),
+    TEXT_("--model", "-m", model, "FILE", "checkpoint (.safetensors, .gguf, .ckpt; docs/files.md) or diffusers folder"),
+    TEXT_("--diffusion-model", NULL, diffusion_model, "FILE", "UNet in a file of its own, of the same formats"),
     TEXT_("--clip_l", NULL, clip_l, "FILE", "CLIP-L text encoder in a file of its own"),
     TEXT_("--clip_g", NULL, clip_g, "FILE", "OpenCLIP text encoder in a file of its own"),
     TEXT_("--vae", NULL, vae, "FILE", "VAE to use in place of the model's"),
     TEXT_("--lora-model-dir", NULL, lora_dir, "FOLDER",
-          "where <lora:NAME:STRENGTH> in a prompt finds NAME"),
+          "where <lora:NAME:STRENGTH> in a prompt finds NAME.safetensors, NAME.gguf or the like"),
     LIST_("--lora", NULL, loras, "FILE[:S]",
           "Kron's own: an adapter, with its strength, FILE:TEXT_S:UNET_S, and fields :KEY=VALUE as "
           "in a tag (docs/adapters.md); may be given again"),
     TEXT_("--lbw-presets", NULL, lbw_presets, "FILE",
           "Kron's own: named block weights for lbw=, lines NAME:NUMBER,NUMBER,..."),
     TEXT_("--embd-dir", NULL, embd_dir, "FOLDER",
-          "textual inversion: WORD in a prompt is the vectors of FOLDER/WORD.safetensors"),
+          "textual inversion: WORD in a prompt is the vectors of FOLDER/WORD.safetensors, "
+          ".pt or the like"),
     CHOICE_("--lora-apply-mode", NULL, apply, applies,
             "how adapters act: merged into memory once, or at run time on the stored weights "
             "(auto: by cost, layer by layer)"),

@@ -27,7 +27,7 @@ typedef enum kron_prediction {
 
 /* A zeroed struct means defaults; paths are UTF-8 and not kept. */
 typedef struct kron_model_params {
-    const char *model;           /* .safetensors checkpoint, or a diffusers folder */
+    const char *model;           /* checkpoint (docs/files.md), or a diffusers folder */
     const char *diffusion_model; /* UNet alone; NULL: in `model` */
     const char *clip_l;          /* first text encoder alone; NULL: in `model` */
     const char *clip_g;          /* SD2's or SDXL's OpenCLIP encoder alone; NULL: in `model` */
@@ -62,7 +62,8 @@ KRON_API kron_model_info kron_model_get_info(const kron_model *m);
  * freely. It owns its factors and knows no model. */
 typedef struct kron_adapter kron_adapter;
 
-/* Opens a .safetensors adapter file: maps it and sorts its tensors into modules.
+/* Opens an adapter file, of the formats that models have: maps it and sorts its tensors into
+ * modules.
  * Errors: KRON_ERR_IO; KRON_ERR_FORMAT if the file is damaged or holds no adapter tensor. */
 KRON_API kron_status kron_adapter_open(kron_adapter **out, const char *path);
 

@@ -140,8 +140,9 @@ typedef struct kron_job {
     const char *prompt;          /* A1111 attention syntax, BREAK, <lora:name:strength:key=...> */
     const char *negative_prompt; /* NULL: "" */
     const char *lora_dir;        /* where files that tags name are; NULL: tags are an error */
-    const char *embd_dir;        /* folder of WORD.safetensors files (textual inversion): WORD in a
-                                    prompt stands for the file's vectors; NULL: none */
+    const char *embd_dir;        /* folder of WORD.safetensors or WORD.pt files (textual
+                                    inversion): WORD in a prompt stands for the file's vectors;
+                                    NULL: none */
     int width, height;           /* pixels, multiples of 8 */
     int batch_count;             /* pictures, seeds seed, seed + 1, ... */
     int64_t seed;                /* 0..2^63-1; negative: random, written back by the caller */

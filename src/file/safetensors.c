@@ -147,9 +147,9 @@ kron_status safetensors_read(struct st_file *f)
     for (int i = 0; i < 8; i++)
         n |= (uint64_t)f->bytes[i] << 8 * i;
     if (n > f->n_bytes - 8)
-        return err_set(KRON_ERR_FORMAT, "%s: not a safetensors file, or truncated: its header "
-                       "would have %llu bytes, the file has %zu", f->path, (unsigned long long)n,
-                       f->n_bytes);
+        return err_set(KRON_ERR_FORMAT, "%s: none of safetensors, GGUF and torch.save()'s "
+                       "formats, or truncated: a safetensors header of %llu bytes, in a file of "
+                       "%zu", f->path, (unsigned long long)n, f->n_bytes);
     if (n > max_header)
         return err_set(KRON_ERR_FORMAT, "%s: a header of %llu bytes, expected at most %zu", f->path,
                        (unsigned long long)n, max_header);

@@ -35,6 +35,10 @@ static const struct {
     {"hada_w", "an adapter (LoHa): use <lora:name:strength> in the prompt"},
     {"model.layers.", "a language model"},
     {"decoder.conv_in.", "a VAE: give it beside a checkpoint (--vae)"},
+    {"input_blocks.0.0.", "a UNet alone: give it as --diffusion-model, beside the other parts"},
+    {"down_blocks.0.resnets.0.", "a UNet alone: give it as --diffusion-model, beside the other "
+                                 "parts"},
+    {"text_model.encoder.layers.0.", "a text encoder alone: give it as --clip_l or --clip_g"},
 };
 
 static const char *other_kind(const struct store *s)

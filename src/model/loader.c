@@ -63,6 +63,70 @@ bool loader_has(const struct loader *ld, const char *native, const char *name)
     return find_suffix(ld, native, name, ".weight") != NULL;
 }
 
+/* --- scaled f8 --- */
+
+static kron_status check_scale(const struct tensor *w, const struct tensor *scale)
+{
+    int64_t n = tensor_elements(scale);
+    char text[64];
+
+    if (w->n_dims > 0 && dtype_is_float(scale->type) && (n == 1 || n == w->dim[0]))
+        return KRON_OK;
+    return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: expected one number, or one for each "
+                   "row of '%s'", scale->name, tensor_shape_text(scale, text, sizeof text),
+                   w->name);
+}
+
+/* ComfyUI's scaled f8: the weight is f8 times a number, of the tensor or of each row. The product
+ * becomes f16 memory of the model, in one pass when it is loaded: no storage type has a scale that
+ * is a tensor of its own. `own` is what *w then points to. */
+static kron_status apply_scale(struct loader *ld, const struct tensor *scale, struct tensor *own,
+                               const struct tensor **w)
+{
+    int64_t n = tensor_elements(*w), width;
+    float *row;
+    uint16_t *out;
+
+    KRON_TRY(check_scale(*w, scale));
+    width = (*w)->dim[0] > 0 ? n / (*w)->dim[0] : 0;
+    out = arena_alloc(&ld->m->mem, (size_t)n * sizeof *out);
+    if (out == NULL)
+        return ld->m->mem.status;
+    KRON_TRY(mem_floats(&row, width, "a row of a weight"));
+    for (int64_t r = 0; width > 0 && r < (*w)->dim[0]; r++) {
+        float s;
+        tensor_decode(scale, tensor_elements(scale) > 1 ? r : 0, 1, &s);
+        tensor_decode(*w, r * width, width, row);
+        for (int64_t i = 0; i < width; i++)
+            row[i] *= s;
+        tensor_encode(DT_F16, row, width, out + r * width);
+    }
+    mem_free(row);
+    *own = **w;
+    own->data = out;
+    own->type = DT_F16;
+    own->bytes = (size_t)n * sizeof *out;
+    *w = own;
+    return KRON_OK;
+}
+
+static kron_status scale_f8(struct loader *ld, const char *native, const char *name,
+                            struct tensor *own, const struct tensor **w)
+{
+    static const char *const suffixes[] = {".scale_weight", ".weight_scale"};
+
+    if ((*w)->type != DT_F8_E4M3 && (*w)->type != DT_F8_E5M2)
+        return KRON_OK;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        const struct tensor *scale = find_suffix(ld, native, name, suffixes[i]);
+        if (scale != NULL)
+            return apply_scale(ld, scale, own, w);
+    }
+    return KRON_OK;
+}
+
+/* --- layers --- */
+
 static kron_status append(struct sd_model *m, struct layer *l)
 {
     struct layer_table *t = &m->layers;
@@ -97,6 +161,9 @@ static kron_status check_layer(enum layer_kind kind, const struct tensor *w,
         return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: expected %s", w->name,
                        tensor_shape_text(w, text, sizeof text),
                        kind == LAYER_NORM ? "1 dimension" : "2 (or, a convolution, 4) dimensions");
+    if (!dtype_is_float(w->type) && dtype_info(w->type)->block == 1)
+        return err_set(KRON_ERR_UNSUPPORTED, "tensor '%s' holds integers (%s): a way of storing "
+                       "weights that is not read", w->name, dtype_info(w->type)->name);
     if (w->dim[0] < 1 || tensor_elements(w) < 1 || w->dim[2] > 64 || w->dim[3] > 64)
         return err_set(KRON_ERR_SHAPE, "tensor '%s' has shape %s: not one of a layer", w->name,
                        tensor_shape_text(w, text, sizeof text));
@@ -152,6 +219,7 @@ const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const ch
                                const char *name, bool needed)
 {
     const struct tensor *w;
+    struct tensor own;
 
     if (ld->status != KRON_OK)
         return NULL;
@@ -164,6 +232,7 @@ const struct layer *load_layer(struct loader *ld, enum layer_kind kind, const ch
                                  native, name);
         return NULL;
     }
+    ld->status = scale_f8(ld, native, name, &own, &w);
     return add_layer(ld, kind, native, name, w, find_suffix(ld, native, name, ".bias"));
 }
 

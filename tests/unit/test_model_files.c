@@ -202,12 +202,113 @@ static void other_families_as_gguf(void **state)
         print_message("no reference models in %s: case skipped\n", KRON_SHARED_DIR);
 }
 
+/* --- scaled f8 --- */
+
+enum { ROWS = 256, WIDTH = 64 }; /* of the shipped time_embed.0 */
+
+/* Lays over the shipped model an f8 weight and its scale. */
+static kron_status load_scaled(struct sd_model *m, const char *suffix, int n_dims,
+                               const int64_t *dim, const float *scale, const uint8_t *w)
+{
+    char name[128];
+    struct tensor t[2] = {{.data = w, .bytes = ROWS * WIDTH, .type = DT_F8_E4M3, .n_dims = 2,
+                           .dim = {ROWS, WIDTH, 1, 1, 1, 1},
+                           .name = "model.diffusion_model.time_embed.0.weight"},
+                          {.data = scale, .type = DT_F32, .n_dims = n_dims,
+                           .dim = {1, 1, 1, 1, 1, 1}, .name = name}};
+    struct store *s;
+
+    snprintf(name, sizeof name, "model.diffusion_model.time_embed.0%s", suffix);
+    for (int i = 0; i < n_dims; i++)
+        t[1].dim[i] = dim[i];
+    t[1].bytes = dtype_bytes(DT_F32, tensor_elements(&t[1]));
+    assert_int_equal(st_write(in_dir("f8"), t, 2, NULL, 0), KRON_OK);
+    assert_int_equal(store_create(&s), KRON_OK);
+    assert_int_equal(store_add_file(s, "", SHIPPED), KRON_OK);
+    assert_int_equal(store_add_file(s, "", in_dir("f8")), KRON_OK);
+    return model_load(m, s);
+}
+
+static void f8_is_scaled(void **state)
+{
+    static const struct {
+        const char *suffix;
+        int n_dims;
+        int64_t dim[2];
+    } cases[] = {{".scale_weight", 1, {1}},      {".scale_weight", 0, {0}},
+                 {".weight_scale", 2, {ROWS, 1}}, {".scale_weight", 1, {ROWS}},
+                 {".scale", 1, {1}}};
+    static uint8_t w[ROWS * WIDTH];
+    float scale[ROWS];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof w; i++)
+        w[i] = (uint8_t)(i * 31 % 0x7f); /* no NaN */
+    for (int i = 0; i < ROWS; i++)
+        scale[i] = 0.001f * (float)(i + 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool scaled = strcmp(cases[i].suffix, ".scale") != 0;
+        bool rows = cases[i].n_dims > 0 && cases[i].dim[0] == ROWS;
+        const struct tensor *t;
+        struct sd_model m;
+        float got;
+        assert_int_equal(load_scaled(&m, cases[i].suffix, cases[i].n_dims, cases[i].dim, scale, w),
+                         KRON_OK);
+        t = &m.unet.time1->weight;
+        assert_int_equal(t->type, scaled ? DT_F16 : DT_F8_E4M3);
+        for (int64_t k = 0; k < tensor_elements(t); k++) {
+            float s = scaled ? scale[rows ? k / WIDTH : 0] : 1;
+            float want = f16_to_f32(f32_to_f16(f8_e4m3_to_f32(w[k]) * s));
+            tensor_decode(t, k, 1, &got);
+            assert_true(got == want);
+        }
+        model_free(&m);
+    }
+}
+
+static void scales_that_do_not_fit(void **state)
+{
+    static uint8_t w[ROWS * WIDTH];
+    float scale[ROWS] = {1};
+    struct sd_model m;
+
+    (void)state;
+    assert_int_equal(load_scaled(&m, ".scale_weight", 1, (const int64_t[]){2}, scale, w),
+                     KRON_ERR_SHAPE);
+    assert_non_null(strstr(kron_error_detail(), "time_embed.0.scale_weight' has shape [2]: expected "
+                           "one number, or one for each row of"));
+    model_free(&m);
+}
+
+/* Packed weights, as nvfp4 in safetensors has them, would be read as numbers. */
+static void integers_are_no_weights(void **state)
+{
+    static uint8_t w[ROWS * WIDTH];
+    struct tensor t = {.data = w, .bytes = sizeof w, .type = DT_U8, .n_dims = 2,
+                       .dim = {ROWS, WIDTH, 1, 1, 1, 1},
+                       .name = "model.diffusion_model.time_embed.0.weight"};
+    struct sd_model m;
+    struct store *s;
+
+    (void)state;
+    assert_int_equal(st_write(in_dir("u8"), &t, 1, NULL, 0), KRON_OK);
+    assert_int_equal(store_create(&s), KRON_OK);
+    assert_int_equal(store_add_file(s, "", SHIPPED), KRON_OK);
+    assert_int_equal(store_add_file(s, "", in_dir("u8")), KRON_OK);
+    assert_int_equal(model_load(&m, s), KRON_ERR_UNSUPPORTED);
+    assert_non_null(strstr(kron_error_detail(), "time_embed.0.weight' holds integers (U8)"));
+    model_free(&m);
+}
+
 int main(void)
 {
 #define IN_DIR(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
     const struct CMUnitTest tests[] = {
         IN_DIR(the_shipped_model_as_gguf),
         IN_DIR(other_families_as_gguf),
+        IN_DIR(f8_is_scaled),
+        IN_DIR(scales_that_do_not_fit),
+        IN_DIR(integers_are_no_weights),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
