@@ -105,6 +105,15 @@ static void newer_types_have_a_call_of_their_own(void **state)
     expect_tensors("float8", want, 2);
 }
 
+static void embeddings_are_found(void **state)
+{
+    static const struct want want[] = {{"*", "[2, 4]", DT_F32, {0, 1, 2, 3, 4, 5, 6, 7}}};
+
+    (void)state;
+    expect_tensors("embedding", want, 1);
+    expect_tensors("embedding_module", want, 1);
+}
+
 static void views_are_not_copied(void **state)
 {
     struct st_file *f;
@@ -298,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_layout_holds_the_tensors),
         cmocka_unit_test(newer_types_have_a_call_of_their_own),
+        cmocka_unit_test(embeddings_are_found),
         cmocka_unit_test(views_are_not_copied),
         cmocka_unit_test(what_is_not_read_is_named),
         cmocka_unit_test(files_that_are_cut),
