@@ -198,6 +198,8 @@ static void pickles_that_lie(void **state)
              "tensor 'a': expected a place"),
         CASE(FILE_OF(TENSOR("a", "K\x00J\xff\xff\xff\xff\x85K\x01\x85")), KRON_ERR_FORMAT,
              "tensor 'a': shape holds a number"),
+        CASE(FILE_OF(TENSOR("a", "K\x00\x8a\x02\xfe\xff\x85K\x01\x85")), KRON_ERR_FORMAT,
+             "tensor 'a': shape holds a number"),
         CASE(FILE_OF(TENSOR("a", "K\x00K\x02\x85J\xff\xff\xff\xff\x85")), KRON_ERR_FORMAT,
              "tensor 'a': a stride is negative"),
         CASE(FILE_OF(TENSOR("a", "K\x00K\x02\x85)")), KRON_ERR_FORMAT, "as many strides as axes"),
