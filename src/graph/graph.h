@@ -55,8 +55,10 @@ enum gr_op_kind {
 /* gelu: exact, 0.5 x (1 + erf(x / sqrt 2)); quick_gelu: x sigmoid(1.702 x) (CLIP-L). */
 enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
 
-/* How a layer with deltas is computed (DESIGN.md section 1). */
-enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED };
+/* How a layer with deltas is computed (DESIGN.md section 1). Mixed: each delta by the cheaper of
+ * the first two, as gr_delta_in_rows() says. */
+enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED, ROUTE_MIXED, ROUTE_COUNT };
+const char *gr_route_name(enum gr_route r);
 
 enum { GR_MAX_IN = 3 };
 
@@ -163,6 +165,9 @@ struct gr_rates {
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget);
 
+/* True if a delta costs less in the rows of the layer's weight than on `rows` activations. */
+bool gr_delta_in_rows(const struct delta *d, const struct layer *l, int64_t rows,
+                      const struct gr_rates *rates);
 /* What a list of deltas allows instead of `route`: left deltas turn the plain product, so nothing
  * else may have changed the rows by then; where both are asked for, only a merged weight serves. */
 enum gr_route gr_route_allowed(struct delta_list list, enum gr_route route);

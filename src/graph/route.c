@@ -5,6 +5,7 @@
  *   weight      passes over the weight in cache (Kronecker, full), or small products (low rank,
  *               Hadamard, blocks that turn rows), whatever M is
  *   activation  M times the cost of the branch, plus reading and writing the output once more
+ *   mixed       each delta by the cheaper of these two
  *   merged      nothing but reading f32 where the file holds fewer bytes */
 #include "graph/graph.h"
 
@@ -27,36 +28,53 @@ enum gr_route gr_route_allowed(struct delta_list list, enum gr_route route)
     return base ? ROUTE_MERGED : ROUTE_ACTIVATION;
 }
 
-static double weight_seconds(const struct delta_list *list, const struct layer *l,
+static double weight_seconds(const struct delta *d, const struct layer *l,
                              const struct gr_rates *r)
 {
-    double s = 0;
+    bool product = d->kind != DELTA_KRON && d->kind != DELTA_FULL && d->kind != DELTA_NONE;
 
-    for (int i = 0; i < list->n; i++) {
-        const struct delta *d = &list->at[i];
-        bool product = d->kind != DELTA_KRON && d->kind != DELTA_FULL && d->kind != DELTA_NONE;
-        s += delta_weight_cost(d, l) / (product ? r->small : r->pass);
-    }
+    return delta_weight_cost(d, l) / (product ? r->small : r->pass);
+}
+
+static double activation_seconds(const struct delta *d, const struct layer *l, double rows,
+                                 const struct gr_rates *r)
+{
+    bool tiles = d->kind == DELTA_HADAMARD || d->kind == DELTA_FULL ||
+                 (d->kind == DELTA_KRON && d->axis != GAIN_NONE);
+    double s = rows * delta_row_cost(d, l) / r->small;
+
+    s += rows * (double)l->out * 8 / r->bandwidth;
+    if (tiles) /* the delta is written out before it is multiplied */
+        s += delta_weight_cost(d, l) / r->pass;
+    if (l->kh * l->kw > 1) /* windows are gathered */
+        s += rows * (double)layer_k(l) * 8 / r->bandwidth;
     return s;
 }
 
-static double activation_seconds(const struct delta_list *list, const struct layer *l,
-                                 double rows, const struct gr_rates *r)
+bool gr_delta_in_rows(const struct delta *d, const struct layer *l, int64_t rows,
+                      const struct gr_rates *rates)
 {
-    double s = 0;
+    return weight_seconds(d, l, rates) <= activation_seconds(d, l, (double)rows, rates);
+}
+
+/* Seconds that all deltas of a layer take by each route. */
+struct costs {
+    double weight, activation, mixed;
+};
+
+static struct costs costs_of(const struct delta_list *list, const struct layer *l, int64_t rows,
+                             const struct gr_rates *r)
+{
+    struct costs c = {0};
 
     for (int i = 0; i < list->n; i++) {
-        const struct delta *d = &list->at[i];
-        bool tiles = d->kind == DELTA_HADAMARD || d->kind == DELTA_FULL ||
-                     (d->kind == DELTA_KRON && d->axis != GAIN_NONE);
-        s += rows * delta_row_cost(d, l) / r->small;
-        s += rows * (double)l->out * 8 / r->bandwidth;
-        if (tiles) /* the delta is written out before it is multiplied */
-            s += delta_weight_cost(d, l) / r->pass;
-        if (l->kh * l->kw > 1) /* windows are gathered */
-            s += rows * (double)layer_k(l) * 8 / r->bandwidth;
+        double w = weight_seconds(&list->at[i], l, r);
+        double a = activation_seconds(&list->at[i], l, (double)rows, r);
+        c.weight += w;
+        c.activation += a;
+        c.mixed += gr_delta_in_rows(&list->at[i], l, rows, r) ? w : a;
     }
-    return s;
+    return c;
 }
 
 static bool any_varying(const struct delta_list *list)
@@ -67,11 +85,11 @@ static bool any_varying(const struct delta_list *list)
     return false;
 }
 
-static const char *route_name(enum gr_route route)
+const char *gr_route_name(enum gr_route r)
 {
-    static const char *const names[] = {"weight", "activation", "merged"};
+    static const char *const names[ROUTE_COUNT] = {"weight", "activation", "merged", "mixed"};
 
-    return names[route];
+    return names[r];
 }
 
 /* Merging pays when the cheaper run-time route costs over 3 % of the layer's own product. */
@@ -84,13 +102,17 @@ struct choice {
     size_t merge_budget;
 };
 
-static enum gr_route choose(struct choice *c, const struct delta_list *list, double weight,
-                            double activation, double product, size_t merged)
+static enum gr_route choose(struct choice *c, const struct delta_list *list,
+                            const struct costs *t, double product, size_t merged)
 {
-    double least = activation < weight ? activation : weight;
-    enum gr_route route =
-        gr_route_allowed(*list, activation < weight ? ROUTE_ACTIVATION : ROUTE_WEIGHT);
+    double least = t->activation < t->weight ? t->activation : t->weight;
+    enum gr_route route = t->activation < t->weight ? ROUTE_ACTIVATION : ROUTE_WEIGHT;
 
+    if (t->mixed < least) {
+        least = t->mixed;
+        route = ROUTE_MIXED;
+    }
+    route = gr_route_allowed(*list, route);
     if (any_varying(list)) /* a merged weight would have to be made anew at each step */
         return route;
     if (c->mode == APPLY_IMMEDIATELY)
@@ -115,12 +137,12 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
         if (list.n == 0)
             continue;
         struct gr_shape y = g->values[op->out].shape;
-        double rows = (double)(y.n * y.h * y.w);
+        int64_t rows = y.n * y.h * y.w;
         double all = (double)op->layer->out * (double)layer_k(op->layer);
-        double w = weight_seconds(&list, op->layer, rates);
-        double a = activation_seconds(&list, op->layer, rows, rates);
-        op->route = choose(&c, &list, w, a, rows * all / rates->product, (size_t)all * 4);
-        log_debug("%s: route %-10s %s (%d deltas, %.0f rows: weight %.3f ms, activation %.3f ms)",
-                  g->name, route_name(op->route), op->layer->name, list.n, rows, w * 1e3, a * 1e3);
+        struct costs t = costs_of(&list, op->layer, rows, rates);
+        op->route = choose(&c, &list, &t, (double)rows * all / rates->product, (size_t)all * 4);
+        log_debug("%s: route %-10s %s (%d deltas, %lld rows: weight %.3f ms, activation %.3f ms)",
+                  g->name, gr_route_name(op->route), op->layer->name, list.n, (long long)rows,
+                  t.weight * 1e3, t.activation * 1e3);
     }
 }

@@ -118,7 +118,6 @@ static float *input(const struct st_file *f, const char *name, const char *part,
 static void check_routes(struct golden *g, struct be_device *d, const struct one_layer *o,
                          const struct st_file *f, const json_t *row)
 {
-    static const char *const names[] = {"weight", "activation", "merged"};
     const char *name = text_of(row, "case");
     struct gr_shape xs, ys;
     float *x = input(f, name, "x", &xs), *want = input(f, name, "y", &ys);
@@ -136,9 +135,9 @@ static void check_routes(struct golden *g, struct be_device *d, const struct one
 
     if (o->set != NULL)
         adapter_set_get_strengths(o->set, strengths);
-    for (int r = 0; r < 3; r++) {
+    for (int r = 0; r < ROUTE_COUNT; r++) {
         call.route = (enum gr_route)r;
-        snprintf(label, sizeof label, "%s/%s", name, names[r]);
+        snprintf(label, sizeof label, "%s/%s", name, gr_route_name((enum gr_route)r));
         if (layer_run(d, &o->table, &o->layer, set, strengths, &call, x, got) != KRON_OK) {
             broken(g, label);
         } else {

@@ -402,9 +402,8 @@ static int any_deltas(struct gen *r)
 /* Sets the route of the operation under test, and says what the case is. */
 static void set_route(struct gen *r)
 {
-    static const char *const names[] = {"weight", "activation", "merged"};
     struct test_case *t = r->t;
-    enum gr_route route = (enum gr_route)below(r, 3);
+    enum gr_route route = (enum gr_route)below(r, ROUTE_COUNT);
 
     if (t->g.status != KRON_OK)
         return;
@@ -415,7 +414,7 @@ static void set_route(struct gen *r)
     route = gr_route_allowed(t->list[0], route);
     t->g.ops[t->op].route = route;
     at = strlen(t->text);
-    snprintf(t->text + at, sizeof t->text - at, ", %s route:", names[route]);
+    snprintf(t->text + at, sizeof t->text - at, ", %s route:", gr_route_name(route));
     for (int i = 0; i < t->list[0].n; i++) {
         static const char *const kinds[] = {"low rank", "hadamard", "kronecker", "full",
                                             "input", "none", "left", "right"};

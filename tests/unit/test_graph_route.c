@@ -62,14 +62,14 @@ static void start(struct net *n, int64_t rows, struct delta d)
     n->set = (struct delta_set){n->list, N_LAYERS, 2};
 }
 
-/* Routes of the two layers as text: w, a or m each. */
+/* Routes of the two layers as text: w, a, m or x (mixed) each. */
 static const char *routes(struct net *n, enum gr_apply mode, size_t budget)
 {
     static char text[N_LAYERS + 1];
 
     gr_choose_routes(&n->g, &n->set, mode, &rates, budget);
     for (int i = 0; i < N_LAYERS; i++)
-        text[i] = "wam"[n->g.ops[i].route];
+        text[i] = "wamx"[n->g.ops[i].route];
     return text;
 }
 
@@ -87,6 +87,21 @@ static void few_rows_take_activations_many_the_weight(void **state)
         assert_string_equal(routes(&n, APPLY_AT_RUNTIME, 0), "ww");
         gr_free(&n.g);
     }
+}
+
+/* At 256 rows a LoRA of rank 16 is cheaper on activations, a LoKr in the weight. */
+static void each_delta_takes_its_own_way(void **state)
+{
+    struct delta two[] = {kron_delta(1024, 1024, 8), low_rank_delta(16)};
+    struct net n;
+
+    (void)state;
+    start(&n, 256, two[0]);
+    assert_true(gr_delta_in_rows(&two[0], &n.layer[0], 256, &rates));
+    assert_false(gr_delta_in_rows(&two[1], &n.layer[0], 256, &rates));
+    n.list[0] = (struct delta_list){2, two};
+    assert_string_equal(routes(&n, APPLY_AT_RUNTIME, 0), "xw");
+    gr_free(&n.g);
 }
 
 /* One change of mind at most between one row and many. */
@@ -254,6 +269,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(few_rows_take_activations_many_the_weight),
+        cmocka_unit_test(each_delta_takes_its_own_way),
         cmocka_unit_test(the_choice_turns_once),
         cmocka_unit_test(modes_are_obeyed),
         cmocka_unit_test(merging_keeps_to_its_budget),

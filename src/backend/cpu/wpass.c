@@ -165,6 +165,19 @@ static bool is_merged(struct delta *d)
     return d->bias == NULL;
 }
 
+/* Only what is the same for every row of activations can be part of the weight. */
+static bool in_rows(const struct be_plan *p, const struct cpu_op *o, const struct delta *d,
+                    enum gr_route route)
+{
+    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+
+    if (d->region != NULL)
+        return false;
+    return route == ROUTE_WEIGHT ||
+           (route == ROUTE_MIXED && gr_delta_in_rows(d, o->w.layer, y.n * y.h * y.w,
+                                                     &p->device->base.caps.rates));
+}
+
 kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct layer *l,
                           enum gr_route route)
 {
@@ -181,7 +194,7 @@ kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct laye
             continue;
         if (route != ROUTE_MERGED)
             KRON_TRY(weights_delta(p, l, i, &w->d));
-        w->in_rows = route == ROUTE_WEIGHT && w->d.region == NULL;
+        w->in_rows = in_rows(p, o, &w->d, route);
         if (w->d.region != NULL)
             KRON_TRY(scale_mask(p, o, w));
         o->w.n++;
