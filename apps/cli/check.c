@@ -212,6 +212,10 @@ bool check_options(struct options *o)
         return complain("--lora-model-dir %s: there is no such folder", o->lora_dir);
     if (o->embd_dir != NULL && !is_folder(o->embd_dir))
         return complain("--embd-dir %s: there is no such folder", o->embd_dir);
+    if (o->quant_cache != NULL && !is_folder(o->quant_cache))
+        return complain("--quant-cache %s: there is no such folder", o->quant_cache);
+    if (o->imat_out != NULL && !check_folder_of(o->imat_out))
+        return false;
     if (!check_loras(o))
         return false;
     if (o->seed > INT64_MAX - o->batch)
