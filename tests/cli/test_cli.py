@@ -539,7 +539,11 @@ class Adapters(Case):
                 (["-m FILE"], "-M", "adapter_convert", "--input", self.NEON, "--naming", "comfy",
                  "-o", "o.safetensors"),
                 ([".safetensors"], "-M", "adapter_convert", "--input", self.NEON, "-o", "o.png"),
-                (["--lora"], "-M", "convert", "-m", MODEL, "-o", "o.safetensors")):
+                (["f8_e5m2"], "-M", "adapter_convert", "--input", self.NEON, "--type", "q8_0",
+                 "-o", "o.safetensors"),
+                ([".gguf"], "-M", "convert", "-m", MODEL, "-o", "o.png"),
+                (["quant-cache"], "-m", MODEL, "-p", "x", "--type", "q8_0", "--quant-cache",
+                 "nowhere")):
             self.refuse(2, words, *args)
         self.refuse(1, ["rank"], "-M", "adapter_convert", "--input", self.NEON, "--form", "lora",
                     "-o", "o.safetensors")
