@@ -166,7 +166,7 @@ int run_convert(struct options *o)
         complain("a model is missing: -m FILE");
         return EXIT_USAGE;
     }
-    if (!check_output(o, true) || !sources_init(&loras, &o->loras))
+    if (!check_type_rules(o) || !check_output(o, true) || !sources_init(&loras, &o->loras))
         return EXIT_USAGE;
     kron_convert_params p = {.model = o->model, .output = o->output, .adapters = loras.at,
                              .n_adapters = loras.n, .type = (kron_type)(o->type + 1),

@@ -122,6 +122,7 @@ char *output_name(const struct output *out, int i); /* freed by the caller; NULL
 void output_free(struct output *out);
 
 bool check_options(struct options *o);
+bool check_type_rules(const struct options *o);
 bool check_folder_of(const char *path);
 /* Reads init image and mask, cut to the shape of -W x -H and scaled; without -W or -H the size is
  * the init image's, rounded down to multiples of 8. */

@@ -83,6 +83,9 @@ typedef struct kron_model_params {
  * tensors that do not fit each other. */
 KRON_API kron_status kron_model_open(kron_model **out, const kron_model_params *params);
 
+/* Whether type_rules can be read: KRON_ERR_ARGUMENT, naming the rule, if not. */
+KRON_API kron_status kron_type_rules_check(const char *rules);
+
 /* Writes the mean squares of each linear layer's input channels, over all that sessions of a model
  * opened with collect_importance computed so far, with those of its `importance` file added: GGUF
  * in llama.cpp's form (docs/files.md). Under a temporary name, renamed when whole.

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * kron/model.h: arguments are checked here, the work is done in pipeline/. */
+#include "convert/convert.h"
 #include "pipeline/session.h"
 
 kron_status kron_model_open(kron_model **out, const kron_model_params *params)
@@ -27,6 +28,15 @@ kron_status kron_model_open(kron_model **out, const kron_model_params *params)
     }
     *out = m;
     return KRON_OK;
+}
+
+kron_status kron_type_rules_check(const char *rules)
+{
+    struct type_rules r;
+    kron_status status = type_rules_parse(&r, rules);
+
+    type_rules_free(&r);
+    return status;
 }
 
 kron_status kron_model_save_importance(const kron_model *m, const char *path)

@@ -74,7 +74,8 @@ void type_rules_free(struct type_rules *r)
  * projection of the pooled text, which is read once for each prompt, number by number. */
 static bool is_left(const char *name)
 {
-    static const char *const pieces[] = {"embedding", "time_embed.", "label_emb.", "text_projection"};
+    static const char *const pieces[] = {"embedding", "time_embed.", "label_emb.",
+                                         "text_projection"};
 
     if (str_ends(name, ".bias") || str_ends(name, ".scale"))
         return true;

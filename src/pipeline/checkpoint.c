@@ -128,13 +128,14 @@ static kron_status add_facts(struct checkpoint *c, const struct sd_model *m)
 
 kron_status checkpoint_of_layers(struct checkpoint *c, const struct sd_model *m)
 {
+    static const char *const projection[] = {
+        "text_encoders.clip_g.transformer.text_projection.weight",    /* [out, in] */
+        "cond_stage_model.1.transformer.text_model.text_projection"}; /* [in, out] */
+
     memset(c, 0, sizeof *c);
     for (int i = 0; i < m->layers.n; i++)
         KRON_TRY(add_layer_tensors(c, m->layers.at[i]));
     if (m->n_te > 1 && m->te[1].projection.data != NULL)
-        KRON_TRY(add(c, &m->te[1].projection,
-                     arena_strdup(&c->mem, m->te[1].projection_in_out
-                                      ? "cond_stage_model.1.transformer.text_model.text_projection"
-                                      : "text_encoders.clip_g.transformer.text_projection.weight")));
+        KRON_TRY(add(c, &m->te[1].projection, projection[m->te[1].projection_in_out]));
     return add_facts(c, m);
 }

@@ -88,6 +88,7 @@ static void rules_that_cannot_be_read_are_errors(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(type_rules_parse(&r, bad[i]), KRON_ERR_ARGUMENT);
         assert_non_null(strstr(kron_error_detail(), "rule '"));
+        assert_int_equal(kron_type_rules_check(bad[i]), KRON_ERR_ARGUMENT);
         type_rules_free(&r);
     }
     assert_int_equal(type_rules_parse(&r, NULL), KRON_OK);
