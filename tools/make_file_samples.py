@@ -157,6 +157,10 @@ def make_torch():
     write(TORCH + "protocol_4", save(tensors(), pickle_protocol=4))
     write(TORCH + "lightning", save(lightning))
     write(TORCH + "module", save({"model": module.state_dict(), "step": 10 ** 30}))
+    words = {"*": torch.nn.Parameter(torch.arange(8, dtype=torch.float32).reshape(2, 4))}
+    write(TORCH + "embedding", save({"string_to_token": {"*": 265}, "string_to_param": words}))
+    write(TORCH + "embedding_module", save({"string_to_token": {"*": torch.tensor(265)},
+                                            "string_to_param": torch.nn.ParameterDict(words)}))
     write(TORCH + "float8", save({"x": torch.ones(3).to(torch.float8_e4m3fn),
                                   "y": torch.ones(3).to(torch.float8_e5m2)}))
     write(TORCH + "repacked", repack(plain))

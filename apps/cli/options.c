@@ -68,8 +68,10 @@ static const struct option table[] = {
     FLAG_("--color", NULL, color, "colour messages by their level"),
 
     GROUP_OF("Model"),
-    TEXT_("--model", "-m", model, "FILE", "checkpoint (.safetensors, .gguf, .ckpt; docs/files.md) or diffusers folder"),
-    TEXT_("--diffusion-model", NULL, diffusion_model, "FILE", "UNet in a file of its own, of the same formats"),
+    TEXT_("--model", "-m", model, "FILE",
+          "checkpoint (.safetensors, .gguf, .ckpt; see docs/files.md) or diffusers folder"),
+    TEXT_("--diffusion-model", NULL, diffusion_model, "FILE",
+          "UNet in a file of its own, of the same formats"),
     TEXT_("--clip_l", NULL, clip_l, "FILE", "CLIP-L text encoder in a file of its own"),
     TEXT_("--clip_g", NULL, clip_g, "FILE", "OpenCLIP text encoder in a file of its own"),
     TEXT_("--vae", NULL, vae, "FILE", "VAE to use in place of the model's"),

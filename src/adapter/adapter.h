@@ -20,8 +20,8 @@
 
 struct adapter_file; /* immutable after open, so any number of threads may share one */
 
-/* Opens an adapter in a format of st_open(), and adapter_config.json beside it where that is there and the
- * file has no alphas of its own (PEFT keeps alpha there).
+/* Opens an adapter in a format of st_open(), and adapter_config.json beside it where that is there
+ * and the file has no alphas of its own (PEFT keeps alpha there).
  * Returns KRON_ERR_IO; KRON_ERR_FORMAT for a damaged file or one that holds no adapter tensor. */
 kron_status adapter_open(struct adapter_file **out, const char *path);
 /* The same over memory that the caller keeps. `config`: text of adapter_config.json, or NULL. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * All active files, bound to a model's layers. */
 #include "adapter/family.h"
+#include "graph/graph.h"
 #include <string.h>
 
 struct adapter_set {
@@ -399,6 +400,23 @@ static kron_status sort_deltas(struct adapter_set *s, const struct bound_list *b
     return KRON_OK;
 }
 
+/* What can only be merged must not change from step to step. */
+static kron_status check_merged(const struct adapter_set *s, const struct adapter_names *names)
+{
+    for (int i = 0; i < s->deltas.n_layers; i++) {
+        const struct delta_list *list = &s->deltas.by_layer[i];
+        if (gr_route_allowed(*list, ROUTE_ACTIVATION) != ROUTE_MERGED)
+            continue;
+        for (int k = 0; k < list->n; k++)
+            if (list->at[k].varying)
+                return err_set(KRON_ERR_UNSUPPORTED,
+                               "%s: OFT beside DoRA, IA3 or a replaced weight on one layer needs a "
+                               "merged weight, so none of them can change from step to step",
+                               names_layers(names)->at[i]->name);
+    }
+    return KRON_OK;
+}
+
 static kron_status set_create(struct adapter_set **out, int n, int n_layers)
 {
     struct adapter_set *s;
@@ -446,6 +464,8 @@ kron_status adapter_bind(struct adapter_set **out, const struct adapter_use *use
     }
     if (status == KRON_OK)
         status = sort_deltas(s, &bound);
+    if (status == KRON_OK)
+        status = check_merged(s, names);
     mem_free(bound.at);
     if (status != KRON_OK) {
         adapter_set_free(&s);

@@ -38,6 +38,40 @@ static kron_status module_of(struct grouping *g, const char *name, size_t len,
     return KRON_OK;
 }
 
+/* The axes that a part always has an even number of: 4 for a core, 2 or 4 for another factor. */
+static int least_axes(enum ap part, int n_dims)
+{
+    switch (part) {
+    case AP_LORA_MID: case AP_LOKR_T2: case AP_HADA_T1: case AP_HADA_T2:
+        return 4;
+    case AP_LORA_UP: case AP_LORA_DOWN: case AP_LOKR_W1: case AP_LOKR_W1_A: case AP_LOKR_W1_B:
+    case AP_LOKR_W2: case AP_LOKR_W2_A: case AP_LOKR_W2_B: case AP_HADA_W1_A: case AP_HADA_W1_B:
+    case AP_HADA_W2_A: case AP_HADA_W2_B:
+        return n_dims + n_dims % 2;
+    default:
+        return 0;
+    }
+}
+
+/* ggml's files leave out axes of 1 that stand first, such as the rank of rank 1. */
+static kron_status with_first_axes(struct adapter_file *f, enum ap part, const struct tensor **t)
+{
+    int n = least_axes(part, (*t)->n_dims), more = n - (*t)->n_dims;
+    struct tensor *own;
+
+    if (more <= 0 || n > TENSOR_MAX_DIMS)
+        return KRON_OK;
+    own = arena_alloc(&f->mem, sizeof *own);
+    if (own == NULL)
+        return f->mem.status;
+    *own = **t;
+    own->n_dims = n;
+    for (int i = 0; i < n; i++)
+        own->dim[i] = i < more ? 1 : (*t)->dim[i - more];
+    *t = own;
+    return KRON_OK;
+}
+
 static kron_status add_tensor(struct grouping *g, const struct tensor *t)
 {
     struct adapter_file *f = g->f;
@@ -63,6 +97,7 @@ static kron_status add_tensor(struct grouping *g, const struct tensor *t)
         f->leftovers[f->n_leftovers++] = (struct adapter_leftover){t, true};
         return KRON_OK;
     }
+    KRON_TRY(with_first_axes(f, part, &t));
     m->part[part] = t;
     m->n_parts++;
     return KRON_OK;

@@ -159,8 +159,8 @@ static kron_status bind_left(const struct bind *b, const struct tensor *t, bool 
     d->stages = butterfly ? (int)t->dim[0] : 1;
     d->n_blocks = dim[0];
     d->block = dim[1];
-    if (t->n_dims < 3 || t->n_dims > (is_rotation ? 3 : 4) || d->block < 1 || d->n_blocks < 1 || dim[2] != d->block ||
-        l->out % d->block != 0 || l->out / d->block != d->n_blocks)
+    if (t->n_dims < 3 || t->n_dims > (is_rotation ? 3 : 4) || d->block < 1 || d->n_blocks < 1 ||
+        dim[2] != d->block || l->out % d->block != 0 || l->out / d->block != d->n_blocks)
         return misfit(b, t);
     /* Stage i takes rows 2^i b/2 apart in pairs. */
     if (butterfly && (d->stages > 30 || d->block % 2 != 0 || d->stages < 1 ||

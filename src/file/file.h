@@ -41,8 +41,8 @@ void st_meta_at(const struct st_file *f, int64_t i, const char **key, const char
 const char *st_ending(int i);
 size_t st_stem(const char *name);
 
-/* Writes safetensors, their data row-major in `type`. Names, and keys of the metadata, must be UTF-8
- * and differ: KRON_ERR_ARGUMENT. */
+/* Writes safetensors, their data row-major in `type`. Names, and keys of the metadata, must be
+ * UTF-8 and differ: KRON_ERR_ARGUMENT. */
 kron_status st_write(const char *path, const struct tensor *tensors, int64_t n,
                      const char *const *meta_key_value, int64_t n_meta);
 /* Its first part alone, for writing a file that never lies in memory as a whole: opens w and
@@ -69,8 +69,8 @@ kron_status gguf_write_padding(struct file_writer *w, size_t bytes);
 struct store;
 kron_status store_create(struct store **out);
 void store_free(struct store **s);
-/* Adds a file that st_open() reads under `tag` ("" for a single-file checkpoint, "vae" for a separate
- * VAE). A later source with the same tag is searched first. */
+/* Adds a file that st_open() reads under `tag` ("" for a single-file checkpoint, "vae" for a
+ * separate VAE). A later source with the same tag is searched first. */
 kron_status store_add_file(struct store *s, const char *tag, const char *path);
 /* Adds a diffusers folder: unet/, vae/, text_encoder/, text_encoder_2/ below `path` become the
  * tags "unet", "vae", "text_encoder", "text_encoder_2" (sharded files with an .index.json too).

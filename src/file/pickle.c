@@ -16,6 +16,7 @@ static const struct {
     enum call call;
 } calls[] = {
     {"collections.OrderedDict", CALL_DICT},
+    {"torch.nn.modules.container.ParameterDict", CALL_DICT},
     {"torch._utils._rebuild_tensor", CALL_TENSOR},
     {"torch._utils._rebuild_tensor_v2", CALL_TENSOR},
     {"torch._utils._rebuild_tensor_v3", CALL_TENSOR},
@@ -368,13 +369,20 @@ static kron_status reduce(struct machine *m)
                    function->text);
 }
 
-/* State of an object: that of a dictionary is torch's _metadata, of no use here. */
+/* State of an object: that of a dictionary is torch's _metadata, of no use here, or what a
+ * ParameterDict holds. */
 static kron_status build(struct machine *m)
 {
     struct pickle_value *state = NULL, *v = NULL;
+    const struct pickle_value *held;
 
     KRON_TRY(pop(m, &state));
     KRON_TRY(top(m, &v));
+    held = pickle_find(state, "_parameters");
+    if (v->kind == PICKLE_DICT && held != NULL && held->kind == PICKLE_DICT) {
+        v->item = held->item;
+        v->n = v->cap = held->n; /* what is added to v goes into a copy */
+    }
     if (v->kind == PICKLE_DICT || v->kind == PICKLE_OBJECT || v->kind == PICKLE_TENSOR)
         return KRON_OK;
     return bad(m, "state for what is no object");

@@ -27,7 +27,8 @@ static kron_status read_shape(const struct st_file *f, const char *name, const j
         json_int_t v = json_integer_value(d);
         if (!json_is_integer(d) || v < 0 || !size_mul(*elements, (size_t)v, elements) ||
             *elements > INT64_MAX)
-            return st_bad(f, name, "shape holds a number that is negative, too large or no integer");
+            return st_bad(f, name, "shape holds a number that is negative, too large or no "
+                          "integer");
         t->dim[i] = v;
     }
     t->n_dims = (int)n;
@@ -147,8 +148,8 @@ kron_status safetensors_read(struct st_file *f)
     for (int i = 0; i < 8; i++)
         n |= (uint64_t)f->bytes[i] << 8 * i;
     if (n > f->n_bytes - 8)
-        return err_set(KRON_ERR_FORMAT, "%s: none of safetensors, GGUF and torch.save()'s "
-                       "formats, or truncated: a safetensors header of %llu bytes, in a file of "
+        return err_set(KRON_ERR_FORMAT, "%s: not a file of safetensors, GGUF or torch.save(), or "
+                       "truncated: as safetensors its header would have %llu bytes, the file has "
                        "%zu", f->path, (unsigned long long)n, f->n_bytes);
     if (n > max_header)
         return err_set(KRON_ERR_FORMAT, "%s: a header of %llu bytes, expected at most %zu", f->path,

@@ -113,7 +113,8 @@ static void load_projection(struct loader *ld, struct clip *c)
     const struct tensor *hf = store_find(ld->m->store, ld->tag, "text_projection.weight");
 
     if (hf == NULL)
-        hf = store_find(ld->m->store, "", "text_encoders.clip_g.transformer.text_projection.weight");
+        hf = store_find(ld->m->store, "",
+                        "text_encoders.clip_g.transformer.text_projection.weight");
     c->projection_in_out = open != NULL;
     if (open != NULL && open->n_dims == 2 && open->dim[0] == c->width)
         c->projection = *open;

@@ -184,7 +184,9 @@ bool prompt_word_char_before(const char *s, size_t at)
 static bool is_break_at(const char *s, size_t at, size_t len)
 {
     const size_t n = 5;
-    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 || prompt_word_char(s + at + n, len - at - n))
+
+    if (len - at < n || memcmp(s + at, "BREAK", n) != 0 ||
+        prompt_word_char(s + at + n, len - at - n))
         return false;
     return !prompt_word_char_before(s, at);
 }

@@ -49,16 +49,30 @@ static float inverse(float d)
     return fabsf(d) > 1e-37f ? 1 / d : 0;
 }
 
-/* Level of v among listed ones: the gaps that lie below it added up. */
-static v4 listed(const struct quant_grid *g, v4 v)
-{
-    v4 q = all(g->values[0]);
+/* Listed levels as floats: the first, and each other's distance from the one below it and the
+ * middle between the two. */
+struct listed {
+    int n;
+    float first, cut[15], gap[15];
+};
 
-    for (int i = 1; i < g->n_values; i++) {
-        float gap = (float)(g->values[i] - g->values[i - 1]);
-        float cut = (float)(g->values[i] + g->values[i - 1]) * 0.5f;
-        q += (v4)((i4)all(gap) & (i4)(v > cut));
+static void list_levels(const struct quant_grid *g, struct listed *l)
+{
+    l->n = g->n_values - 1;
+    l->first = (float)g->values[0];
+    for (int i = 0; i < l->n; i++) {
+        l->gap[i] = (float)(g->values[i + 1] - g->values[i]);
+        l->cut[i] = (float)(g->values[i + 1] + g->values[i]) * 0.5f;
     }
+}
+
+/* Level of v: the gaps whose middle lies below it added up. */
+static v4 listed_level(const struct listed *l, v4 v)
+{
+    v4 q = all(l->first);
+
+    for (int i = 0; i < l->n; i++)
+        q += (v4)((i4)all(l->gap[i]) & (i4)(v > l->cut[i]));
     return q;
 }
 
@@ -67,10 +81,13 @@ struct quant_sums quant_levels(const struct quant_grid *g, int n, const float *x
 {
     v4 xq = {0}, qq = {0}, sq = {0}, err = {0}, lo = all((float)g->lo), hi = all((float)g->hi);
     float id = inverse(d);
+    struct listed list = {0};
 
+    if (g->values)
+        list_levels(g, &list);
     for (int i = 0; i < n; i += 4) {
         v4 vx = load(x + i), vw = load(w + i), v = vx * id;
-        v = g->values ? listed(g, v) : whole(clamp(v, lo, hi));
+        v = g->values ? listed_level(&list, v) : whole(clamp(v, lo, hi));
         v4 e = vx - d * v, wv = vw * v;
         xq += wv * vx;
         qq += wv * v;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * layers: one adapted layer a case, every family and form, on every route. */
 #include "golden.h"
+#include "../unit/layer_run.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,53 +115,6 @@ static float *input(const struct st_file *f, const char *name, const char *part,
     return get(f, name, part, NULL);
 }
 
-static gr_ref build(struct graph *g, const struct one_layer *o, const json_t *row,
-                    struct gr_shape shape)
-{
-    gr_ref x = gr_input(g, "x", GR_F32, shape);
-    int stride = (int)number_of(row, "stride"), groups = (int)number_of(row, "groups");
-    float eps = (float)number_of(row, "eps");
-
-    if (o->layer.kind == LAYER_NORM && groups > 0)
-        return gr_group_norm(g, x, &o->layer, groups, eps, ACT_NONE);
-    if (o->layer.kind == LAYER_NORM)
-        return gr_layer_norm(g, x, &o->layer, eps);
-    return gr_conv(g, x, &o->layer, stride > 0 ? stride : 1, GR_NONE, GR_NONE);
-}
-
-static kron_status run(struct be_device *d, const struct one_layer *o, struct graph *g,
-                       const float *x, float *y)
-{
-    struct be_weights *weights = NULL;
-    struct be_plan *plan = NULL;
-    struct be_buf *bind[2] = {NULL, NULL};
-    const struct delta_set *set = o->set ? adapter_set_deltas(o->set) : NULL;
-    float strengths[8 * ADAPTER_SLOTS];
-    size_t nx = (size_t)gr_elements(g->values[g->ops[0].in[0]].shape) * 4;
-    size_t ny = (size_t)gr_elements(g->values[g->ops[0].out].shape) * 4;
-
-    if (o->set != NULL)
-        adapter_set_get_strengths(o->set, strengths);
-    kron_status status = be_weights_create(d, &o->table, set, &weights);
-    if (status == KRON_OK)
-        status = be_plan_create(d, g, weights, strengths, &plan);
-    if (status == KRON_OK)
-        status = be_buf_alloc(d, nx, &bind[0]);
-    if (status == KRON_OK)
-        status = be_buf_alloc(d, ny, &bind[1]);
-    if (status == KRON_OK)
-        status = be_buf_write(bind[0], 0, x, nx);
-    if (status == KRON_OK)
-        status = be_plan_run(d, plan, bind, strengths);
-    if (status == KRON_OK)
-        status = be_buf_read(bind[1], 0, y, ny);
-    be_buf_free(&bind[0]);
-    be_buf_free(&bind[1]);
-    be_plan_free(d, &plan);
-    be_weights_free(d, &weights);
-    return status;
-}
-
 static void check_routes(struct golden *g, struct be_device *d, const struct one_layer *o,
                          const struct st_file *f, const json_t *row)
 {
@@ -171,22 +125,26 @@ static void check_routes(struct golden *g, struct be_device *d, const struct one
     float *want0 = input(f, name, "y0", &ys);
     int64_t n = gr_elements(ys);
     float *got = floats(n);
+    const struct delta_set *set = o->set ? adapter_set_deltas(o->set) : NULL;
+    float strengths[8 * ADAPTER_SLOTS];
+    struct layer_call call = {.x = xs, .stride = (int)number_of(row, "stride"),
+                              .groups = (int)number_of(row, "groups"),
+                              .eps = (float)number_of(row, "eps")};
     char label[160];
 
+    call.stride = call.stride > 0 ? call.stride : 1;
+
+    if (o->set != NULL)
+        adapter_set_get_strengths(o->set, strengths);
     for (int r = 0; r < 3; r++) {
-        struct graph gr;
-        gr_init(&gr, "layer");
-        gr_output(&gr, build(&gr, o, row, xs), "y");
+        call.route = (enum gr_route)r;
         snprintf(label, sizeof label, "%s/%s", name, names[r]);
-        if (gr_plan(&gr) == KRON_OK)
-            gr.ops[0].route = (enum gr_route)r;
-        if (gr.status != KRON_OK || run(d, o, &gr, x, got) != KRON_OK) {
+        if (layer_run(d, &o->table, &o->layer, set, strengths, &call, x, got) != KRON_OK) {
             broken(g, label);
         } else {
             double change = rel_change(got, want0, want, want0, n);
             result(g, label, fmax(rel(got, want, n), change / 10), BOUND_LAYER);
         }
-        gr_free(&gr);
     }
     mem_free(x);
     mem_free(want);

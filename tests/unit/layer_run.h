@@ -8,6 +8,7 @@ struct layer_call {
     struct gr_shape x; /* NHWC; token sequences have h = 1 */
     int stride;        /* convolutions; 1 for all others */
     int groups;        /* norms: 0 for layer norm */
+    float eps;         /* norms; 0: 1e-5 */
     enum gr_route route;
 };
 
@@ -15,11 +16,12 @@ static inline gr_ref layer_run_op(struct graph *g, const struct layer *l,
                                   const struct layer_call *c)
 {
     gr_ref x = gr_input(g, "x", GR_F32, c->x);
+    float eps = c->eps > 0 ? c->eps : 1e-5f;
 
     if (l->kind != LAYER_NORM)
         return gr_conv(g, x, l, c->stride, GR_NONE, GR_NONE);
-    return c->groups > 0 ? gr_group_norm(g, x, l, c->groups, 1e-5f, ACT_NONE)
-                         : gr_layer_norm(g, x, l, 1e-5f);
+    return c->groups > 0 ? gr_group_norm(g, x, l, c->groups, eps, ACT_NONE)
+                         : gr_layer_norm(g, x, l, eps);
 }
 
 static inline kron_status layer_run_graph(struct be_device *d, const struct graph *g,

@@ -496,9 +496,41 @@ static void a_region_that_leaves_nothing_is_an_error(void **state)
     release(&b);
 }
 
+/* OFT turns the plain product, IA3 scales rows: together they need a merged weight. */
+static void what_must_be_merged_does_not_vary(void **state)
+{
+    struct fx_one o;
+    struct fx_file files[2] = {{{0}}};
+    struct adapter_file *f[2];
+    struct adapter_set *set;
+    uint64_t seed = 3;
+
+    (void)state;
+    fx_one_create(&o, 8, 6, 1, 1, false);
+    fx_add(&files[0], "lora_unet_conv_in.oft_blocks", DT_F16, &seed, FX_DIMS(2, 4, 4));
+    fx_add(&files[1], "lora_unet_conv_in.weight", DT_F16, &seed, FX_DIMS(8));
+    fx_add_scalar(&files[1], "lora_unet_conv_in.on_input", DT_F16, 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(fx_open(&files[i], &f[i], NULL), KRON_OK);
+    struct adapter_use uses[] = {{f[0], 1, 1}, {f[1], 1, 1}};
+    assert_int_equal(adapter_bind(&set, uses, 2, o.names, true), KRON_OK);
+    adapter_set_free(&set);
+    uses[1].steps.stop = 0.5f;
+    assert_int_equal(adapter_bind(&set, uses, 2, o.names, true), KRON_ERR_UNSUPPORTED);
+    assert_non_null(strstr(kron_error_detail(), "conv_in: OFT beside"));
+    assert_int_equal(adapter_bind(&set, uses + 1, 1, o.names, true), KRON_OK); /* alone it may */
+    adapter_set_free(&set);
+    for (int i = 0; i < 2; i++) {
+        adapter_close(&f[i]);
+        fx_free(&files[i]);
+    }
+    adapter_names_free(&o.names);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_must_be_merged_does_not_vary),
         cmocka_unit_test(blocks_are_those_of_the_native_names),
         cmocka_unit_test(each_layer_of_a_model_has_its_slot),
         cmocka_unit_test(only_some_layers_see_the_image),

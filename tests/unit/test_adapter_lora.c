@@ -55,6 +55,39 @@ static void lora_is_its_definition(void **state)
                 }
 }
 
+/* GGUF has no axes of 1 at the front: what is left of a file of rank 1. */
+static void rank_one_without_its_axis(void **state)
+{
+    uint64_t seed = 5;
+
+    (void)state;
+    for (int s = 0; s < N_SHAPES; s++)
+        for (int layout = 0; layout < 3; layout++) {
+            struct fx_one o;
+            struct fx_file f = {0};
+            int64_t out = shapes[s].out, in = shapes[s].in;
+            int kh = shapes[s].kh, kw = shapes[s].kw;
+            char what[96];
+
+            fx_one_create(&o, out, in, kh, kw, shapes[s].is_conv);
+            snprintf(what, sizeof what, "rank 1, shape %d layout %d", s, layout);
+            if (layout == 0)
+                fx_add(&f, "lora_unet_conv_in.lora_down.weight", DT_F32, &seed,
+                       FX_DIMS(in * kh * kw));
+            else if (layout == 1)
+                fx_add(&f, "lora_unet_conv_in.lora_down.weight", DT_F32, &seed,
+                       FX_DIMS(in, kh, kw));
+            else
+                fx_add(&f, "lora_unet_conv_in.lora_down.weight", DT_F32, &seed,
+                       FX_DIMS(in, 1, 1));
+            if (layout == 2)
+                fx_add(&f, "lora_unet_conv_in.lora_mid.weight", DT_F32, &seed, FX_DIMS(kh, kw));
+            fx_add(&f, "lora_unet_conv_in.lora_up.weight", DT_F32, &seed, FX_DIMS(out, 1));
+            fx_check_module(&f, &o, NULL, what);
+            adapter_names_free(&o.names);
+        }
+}
+
 static void full_difference_is_itself(void **state)
 {
     uint64_t seed = 2;
@@ -215,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lora_is_its_definition),
+        cmocka_unit_test(rank_one_without_its_axis),
         cmocka_unit_test(full_difference_is_itself),
         cmocka_unit_test(factors_are_fit_for_kernels),
         cmocka_unit_test(alpha_is_divided_by_the_rank),

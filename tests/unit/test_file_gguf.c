@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "temp_dir.h"
+#include "tensor_fixture.h"
 
 #define SAMPLES KRON_SOURCE_DIR "/tests/fuzz/corpus/gguf/"
 
@@ -458,31 +459,6 @@ static void tensors_that_lie(void **state)
 }
 
 /* --- writing --- */
-
-static struct tensor tensor_of(const char *name, enum dtype type, const void *data, int n_dims,
-                               const int64_t *dim)
-{
-    struct tensor t = {.data = data, .type = type, .n_dims = n_dims,
-                       .dim = {1, 1, 1, 1, 1, 1}, .name = name};
-
-    for (int i = 0; i < n_dims; i++)
-        t.dim[i] = dim[i];
-    t.bytes = dtype_bytes(type, tensor_elements(&t));
-    return t;
-}
-
-static void expect_same(const struct tensor *a, const struct tensor *b)
-{
-    assert_non_null(a);
-    assert_int_equal(a->type, b->type);
-    assert_int_equal(a->n_dims, b->n_dims);
-    for (int i = 0; i < TENSOR_MAX_DIMS; i++)
-        assert_int_equal(a->dim[i], b->dim[i]);
-    assert_int_equal(a->bytes, b->bytes);
-    if (a->bytes > 0)
-        assert_memory_equal(a->data, b->data, a->bytes);
-    assert_string_equal(a->name, b->name);
-}
 
 static void what_is_written_is_read(void **state)
 {

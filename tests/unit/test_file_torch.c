@@ -105,6 +105,15 @@ static void newer_types_have_a_call_of_their_own(void **state)
     expect_tensors("float8", want, 2);
 }
 
+static void embeddings_are_found(void **state)
+{
+    static const struct want want[] = {{"*", "[2, 4]", DT_F32, {0, 1, 2, 3, 4, 5, 6, 7}}};
+
+    (void)state;
+    expect_tensors("embedding", want, 1);
+    expect_tensors("embedding_module", want, 1);
+}
+
 static void views_are_not_copied(void **state)
 {
     struct st_file *f;
@@ -188,6 +197,8 @@ static void pickles_that_lie(void **state)
         CASE(FILE_OF(TENSOR("a", "J\xff\xff\xff\xffK\x01\x85K\x01\x85")), KRON_ERR_FORMAT,
              "tensor 'a': expected a place"),
         CASE(FILE_OF(TENSOR("a", "K\x00J\xff\xff\xff\xff\x85K\x01\x85")), KRON_ERR_FORMAT,
+             "tensor 'a': shape holds a number"),
+        CASE(FILE_OF(TENSOR("a", "K\x00\x8a\x02\xfe\xff\x85K\x01\x85")), KRON_ERR_FORMAT,
              "tensor 'a': shape holds a number"),
         CASE(FILE_OF(TENSOR("a", "K\x00K\x02\x85J\xff\xff\xff\xff\x85")), KRON_ERR_FORMAT,
              "tensor 'a': a stride is negative"),
@@ -298,6 +309,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_layout_holds_the_tensors),
         cmocka_unit_test(newer_types_have_a_call_of_their_own),
+        cmocka_unit_test(embeddings_are_found),
         cmocka_unit_test(views_are_not_copied),
         cmocka_unit_test(what_is_not_read_is_named),
         cmocka_unit_test(files_that_are_cut),
