@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Models written anew: from parts, from a diffusers folder, from scaled f8. What is written opens as
- * the same layers with the same numbers. */
+ * Models written anew: from parts, from a diffusers folder, from scaled f8. What is written opens
+ * as the same layers with the same numbers. */
 #include "pipeline/session.h"
 #include <kron/adapter.h>
 #include <setjmp.h>
@@ -246,12 +246,57 @@ static void scaled_f8_is_written_as_its_product(void **state)
     st_close(&f);
 }
 
+/* --- no memory --- */
+
+static kron_status open_once(const char *cache)
+{
+    kron_model_params p = {.model = tiny[0], .backend = "ref", .type = KRON_TYPE_BF16,
+                           .quant_cache = cache};
+    kron_model *m;
+    kron_status status = kron_model_open(&m, &p);
+
+    kron_model_close(&m);
+    return status;
+}
+
+static void no_memory_is_an_error(void **state)
+{
+    enum { STEP = 11 };
+    kron_convert_params p = {.model = tiny[0], .vae = tiny[0], .type = KRON_TYPE_Q4_0};
+    char output[4200], cache[4200];
+    int failed[2] = {0, 0};
+
+    (void)state;
+    if (!have_tiny())
+        skip();
+    snprintf(output, sizeof output, "%s/memory.gguf", dir);
+    snprintf(cache, sizeof cache, "%s/cache", dir);
+    assert_int_equal(mkdir(cache, 0700), 0);
+    p.output = output;
+    for (int way = 0; way < 2; way++)
+        for (long n = 1;; n += STEP) {
+            mem_fail_after(n);
+            kron_status status = way == 0 ? kron_convert(&p, NULL) : open_once(cache);
+            mem_fail_after(0);
+            if (status == KRON_OK)
+                break;
+            if (status != KRON_ERR_MEMORY)
+                fail_msg("allocation %ld: %s", n, kron_error_detail());
+            failed[way]++;
+            assert_false(way == 0 && path_is_file(output));
+        }
+    print_message("%d and %d failures\n", failed[0], failed[1]);
+    assert_true(failed[0] > 20 && failed[1] > 20);
+    assert_int_equal(open_once(cache), KRON_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_are_the_same_model),
         cmocka_unit_test(a_folder_becomes_one_file),
         cmocka_unit_test(scaled_f8_is_written_as_its_product),
+        cmocka_unit_test(no_memory_is_an_error),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -114,8 +114,8 @@ static double type_error(kron_type type)
 /* Against f16: what an adapter changes of a layer is the same to f32's roundings at every type, but
  * the network around it has weights that are off by the type's error e, which adds up over the
  * layers that a change passes. Measured are 1 to 3.5 e for blocks, which only matrices get, up to
- * 8.3 e for types that all layers get; 1.5 e for the size, which an adapter that fades or is rounded
- * away with the base would lose. */
+ * 8.3 e for types that all layers get; 1.5 e for the size, which an adapter that fades or is
+ * rounded away with the base would lose. */
 enum { DISTANCE = 10, SIZE = 2 };
 
 static void check_f16(const char *path, const char *adapter, kron_type type, const float *want)
