@@ -40,10 +40,11 @@ static int64_t recode_row(const struct recoding *r, int64_t row, float *x)
 
 static kron_status recode_rows(const struct recoding *r)
 {
+    enum { FEW = 1 << 14 }; /* numbers that waking the workers is not worth */
     bool memory = true;
     int64_t lost = 0;
 
-#pragma omp parallel reduction(+ : lost) reduction(&& : memory)
+#pragma omp parallel if (r->rows * r->k > FEW) reduction(+ : lost) reduction(&& : memory)
     {
         float *x;
         bool mine = mem_floats(&x, r->k, "a row of a tensor") == KRON_OK;
