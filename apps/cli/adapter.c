@@ -94,12 +94,17 @@ static bool sources_init(struct sources *s, const struct word_list *words)
     return true;
 }
 
-static bool check_output(const struct options *o)
+static bool ends_in(const char *path, const char *ending)
 {
-    const char *ending = ".safetensors";
-    size_t n = strlen(o->output), m = strlen(ending);
-    if (n <= m || strcmp(o->output + n - m, ending) != 0)
-        return complain("--output %s: expected the name of a .safetensors file", o->output);
+    size_t n = strlen(path), m = strlen(ending);
+    return n > m && strcmp(path + n - m, ending) == 0;
+}
+
+static bool check_output(const struct options *o, bool gguf)
+{
+    if (!ends_in(o->output, ".safetensors") && !(gguf && ends_in(o->output, ".gguf")))
+        return complain("--output %s: expected the name of a .safetensors%s file", o->output,
+                        gguf ? " or .gguf" : "");
     return check_folder_of(o->output);
 }
 
@@ -129,7 +134,11 @@ int run_adapter_convert(struct options *o)
         complain("--naming needs the model whose layers are named: -m FILE");
         return EXIT_USAGE;
     }
-    if (!check_output(o) || !sources_init(&in, &o->inputs))
+    if (o->type + 1 >= KRON_TYPE_Q4_0) {
+        complain("--mode adapter_convert: factors are f32, f16, bf16, f8_e4m3 or f8_e5m2");
+        return EXIT_USAGE;
+    }
+    if (!check_output(o, false) || !sources_init(&in, &o->inputs))
         return EXIT_USAGE;
     kron_adapter_convert_params p = {
         .inputs = in.at, .n_inputs = in.n, .output = o->output,
@@ -142,6 +151,13 @@ int run_adapter_convert(struct options *o)
     return finish(status, report, o->output);
 }
 
+static int on_bytes(uint64_t done, uint64_t all, void *user)
+{
+    (void)user;
+    report_bytes(done, all);
+    return interrupted();
+}
+
 int run_convert(struct options *o)
 {
     struct sources loras;
@@ -150,16 +166,21 @@ int run_convert(struct options *o)
         complain("a model is missing: -m FILE");
         return EXIT_USAGE;
     }
-    if (o->loras.n == 0 && o->type < 0) {
-        complain("--mode convert needs --lora FILE or --type NAME: else nothing would change");
-        return EXIT_USAGE;
-    }
-    if (!check_output(o) || !sources_init(&loras, &o->loras))
+    if (!check_type_rules(o) || !check_output(o, true) || !sources_init(&loras, &o->loras))
         return EXIT_USAGE;
     kron_convert_params p = {.model = o->model, .output = o->output, .adapters = loras.at,
                              .n_adapters = loras.n, .type = (kron_type)(o->type + 1),
-                             .strict = o->strict};
+                             .strict = o->strict, .type_rules = o->type_rules,
+                             .importance = o->imat_in, .diffusion_model = o->diffusion_model,
+                             .clip_l = o->clip_l, .clip_g = o->clip_g, .vae = o->vae,
+                             .progress = on_bytes};
+    catch_interrupt();
     kron_status status = kron_convert(&p, &report);
+    report_clear();
     sources_free(&loras);
+    if (status == KRON_ERR_CANCELLED) {
+        note("stopped: %s is as it was", o->output);
+        return EXIT_INTERRUPTED;
+    }
     return finish(status, report, o->output);
 }

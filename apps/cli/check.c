@@ -198,6 +198,13 @@ static bool check_loras(const struct options *o)
     return true;
 }
 
+bool check_type_rules(const struct options *o)
+{
+    return kron_type_rules_check(o->type_rules) == KRON_OK
+               ? true
+               : complain("--tensor-type-rules: %s", kron_error_detail());
+}
+
 bool check_options(struct options *o)
 {
     if (o->model == NULL && o->diffusion_model == NULL)
@@ -212,6 +219,12 @@ bool check_options(struct options *o)
         return complain("--lora-model-dir %s: there is no such folder", o->lora_dir);
     if (o->embd_dir != NULL && !is_folder(o->embd_dir))
         return complain("--embd-dir %s: there is no such folder", o->embd_dir);
+    if (!check_type_rules(o))
+        return false;
+    if (o->quant_cache != NULL && !is_folder(o->quant_cache))
+        return complain("--quant-cache %s: there is no such folder", o->quant_cache);
+    if (o->imat_out != NULL && !check_folder_of(o->imat_out))
+        return false;
     if (!check_loras(o))
         return false;
     if (o->seed > INT64_MAX - o->batch)

@@ -36,7 +36,7 @@ struct options {
     int help, version, verbose, color;
     /* model */
     const char *model, *diffusion_model, *clip_l, *clip_g, *vae, *lora_dir, *embd_dir;
-    const char *lbw_presets;
+    const char *lbw_presets, *type_rules, *imat_in, *imat_out, *quant_cache;
     struct word_list loras;
     int backend, type, prediction; /* index among the choices of the option, -1: not given */
     int threads, apply, strict;
@@ -103,6 +103,8 @@ void report_start(bool verbose, bool color);
 void report_progress(const kron_progress *p);
 /* Takes the progress line away, before other output and at the end. */
 void report_clear(void);
+/* The same for bytes of a file. */
+void report_bytes(uint64_t done, uint64_t all);
 double seconds_now(void);
 
 /* --- check.c: all that can be known before the model is loaded --- */
@@ -120,6 +122,7 @@ char *output_name(const struct output *out, int i); /* freed by the caller; NULL
 void output_free(struct output *out);
 
 bool check_options(struct options *o);
+bool check_type_rules(const struct options *o);
 bool check_folder_of(const char *path);
 /* Reads init image and mask, cut to the shape of -W x -H and scaled; without -W or -H the size is
  * the init image's, rounded down to multiples of 8. */
@@ -128,6 +131,9 @@ bool load_pictures(struct options *o, kron_image *init, kron_image *mask);
 /* --- the modes --- */
 
 int run_draw(struct options *o);     /* draw.c */
+/* From now on the first Ctrl-C only asks to stop. */
+void catch_interrupt(void);
+bool interrupted(void);
 int run_metadata(struct options *o); /* metadata.c */
 int run_adapter_info(struct options *o);    /* adapter.c */
 int run_adapter_convert(struct options *o);

@@ -21,11 +21,16 @@ static void on_interrupt(int signal_number)
     (void)written;
 }
 
-static void catch_interrupt(void)
+void catch_interrupt(void)
 {
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND | SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
+}
+
+bool interrupted(void)
+{
+    return stop_asked != 0;
 }
 
 struct run {
@@ -187,6 +192,8 @@ static kron_status open_model(struct run *r)
         .backend = o->backend >= 0 ? backends[o->backend] : NULL,
         .n_threads = o->threads > 0 ? o->threads : 0,
         .prediction = (kron_prediction)(o->prediction + 1),
+        .type = (kron_type)(o->type + 1), .type_rules = o->type_rules, .importance = o->imat_in,
+        .quant_cache = o->quant_cache, .collect_importance = o->imat_out != NULL,
     };
     kron_session_params how = {
         .apply = (kron_apply)o->apply, .strict = o->strict,
@@ -216,6 +223,16 @@ static void show_details(const struct run *r)
          (double)b.text_encoder / mb, (double)b.unet / mb, (double)b.vae / mb);
 }
 
+static bool save_importance(const struct run *r)
+{
+    kron_status status = r->o->imat_out != NULL
+                             ? kron_model_save_importance(r->model, r->o->imat_out)
+                             : KRON_OK;
+    if (status != KRON_OK)
+        complain_status(status);
+    return status == KRON_OK;
+}
+
 static int draw(struct run *r)
 {
     kron_status status = open_model(r);
@@ -236,7 +253,7 @@ static int draw(struct run *r)
         r->save_failed = !save_next(r);
     if (r->o->verbose)
         show_details(r);
-    if (r->save_failed)
+    if (r->save_failed || !save_importance(r))
         return EXIT_FAILED;
     if (status == KRON_ERR_CANCELLED) {
         note("stopped: %d of %d pictures drawn", r->n_saved, r->o->batch);

@@ -38,7 +38,7 @@ static const struct known table[] = {
     MISSING("--vae-format"), MISSING("--audio-vae"), MISSING("--taesd"), MISSING("--tae"),
     MISSING("--control-net"), MISSING("--ip-adapter"), MISSING("--motion-module"),
     MISSING("--photo-maker"), MISSING("--pulid-weights"), MISSING("--upscale-model"),
-    MISSING("--hires-upscalers-dir"), MISSING("--tensor-type-rules"),
+    MISSING("--hires-upscalers-dir"),
     MISSING("--model-args"),
     /* devices */
     MISSING("--params-backend"), MISSING("--split-mode"), MISSING("--rpc-servers"),
@@ -78,7 +78,7 @@ static const struct known table[] = {
     MISSING_FLAG("--circulary"),
     /* output and conversion */
     MISSING_FLAG("--taesd-preview-only"), MISSING_FLAG("--preview-noisy"),
-    MISSING_FLAG("--convert-name"), MISSING("--imat-in"), MISSING("--imat-out"),
+    MISSING_FLAG("--convert-name"),
     /* of the server */
     {"--listen-ip", "-l", 1, NULL}, MISSING("--listen-port"), MISSING("--serve-html-path"),
 };

@@ -25,8 +25,6 @@ static int run(struct options *o)
     case MODE_CONVERT:
         return run_convert(o);
     default:
-        if (o->type >= 0)
-            note("--type has no effect here: weights are used in the type that the file has");
         return run_draw(o);
     }
 }

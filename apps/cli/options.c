@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum kind { GROUP, FLAG, TEXT, LIST, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE };
 
@@ -17,9 +18,11 @@ static const char *const modes[] = {"img_gen",      "metadata",        "help",  
                                     "convert",      "!adetailer",      "!vid_gen",
                                     "!upscale",     NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
-static const char *const types[] = {"f32",   "f16",   "bf16",  "f8_e4m3", "f8_e5m2", "!q4_0",
-                                    "!q4_1", "!q5_0", "!q5_1", "!q8_0",   "!q2_K",   "!q3_K",
-                                    "!q4_K", "!q5_K", "!q6_K", NULL};
+/* In the order of kron_type, from KRON_TYPE_F32 on. */
+static const char *const types[] = {"f32",    "f16",  "bf16", "f8_e4m3", "f8_e5m2", "q4_0",
+                                    "q4_1",   "q5_0", "q5_1", "q8_0",    "q2_K",    "q3_K",
+                                    "q4_K",   "q5_K", "q6_K", "iq4_nl",  "iq4_xs",  "mxfp4",
+                                    "nvfp4",  "tq1_0", "tq2_0", NULL};
 static const char *const namings[] = {"keep",    "kohya",     "kohya_sgm", "lycoris",
                                       "diffusers", "comfy", NULL};
 static const char *const forms[] = {"keep", "lora", "lokr", "full", NULL};
@@ -90,7 +93,17 @@ static const struct option table[] = {
     CHOICE_("--prediction", NULL, prediction, predictions,
             "what the UNet predicts (found out from the model)"),
     CHOICE_("--type", NULL, type, types,
-            "type of the numbers that convert and adapter_convert write (as in the file)"),
+            "type of the weights that are used, or that convert and adapter_convert write (as in "
+            "the file)"),
+    TEXT_("--tensor-type-rules", NULL, type_rules, "RULES",
+          "types by name, PATTERN=TYPE,PATTERN=TYPE: the first pattern that is found in a tensor's "
+          "name tells its type in place of --type"),
+    TEXT_("--imat-in", NULL, imat_in, "FILE",
+          "importance matrix: what --type and convert keep best"),
+    TEXT_("--imat-out", NULL, imat_out, "FILE",
+          "collect an importance matrix while drawing, added to that of --imat-in"),
+    TEXT_("--quant-cache", NULL, quant_cache, "FOLDER",
+          "Kron's own: where weights that --type made are kept for the next time"),
     CHOICE_("--backend", NULL, backend, backends, "device: cpu, or ref, slow and plain (the best)"),
     NUMBER_(WHOLE, "--threads", "-t", threads, -1, 1024, "threads, -1 or 0: one per core (-1)"),
     NUMBER_(REAL, "--max-vram", "--max-memory", max_gib, -1, 1e6,
@@ -324,7 +337,7 @@ static bool set_choice(const struct option *o, int *field, const char *word, con
     char list[256] = "";
     for (int i = 0; o->choices[i] != NULL; i++) {
         const char *name = o->choices[i];
-        if (strcmp(name, value) == 0) {
+        if (strcasecmp(name, value) == 0) {
             *field = i;
             return true;
         }

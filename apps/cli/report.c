@@ -146,3 +146,22 @@ void report_progress(const kron_progress *p)
     fflush(stderr);
     funlockfile(stderr);
 }
+
+void report_bytes(uint64_t done, uint64_t all)
+{
+    char bar[31];
+    size_t full = all > 0 ? (size_t)(30 * done / all) : 30;
+    if (!isatty(STDERR_FILENO)) {
+        if (done == 0)
+            note("writing %.1f MB", (double)all / 1e6);
+        return;
+    }
+    memset(bar, '-', 30);
+    memset(bar, '#', full);
+    bar[30] = '\0';
+    flockfile(stderr);
+    fprintf(stderr, "\r[%s] %.1f of %.1f MB\033[K", bar, (double)done / 1e6, (double)all / 1e6);
+    bar_shown = true;
+    fflush(stderr);
+    funlockfile(stderr);
+}

@@ -26,16 +26,6 @@ KRON_API kron_status kron_adapter_info(char **out, const char *path, const kron_
 
 /* --- changing files --- */
 
-/* Storage of numbers. KEEP: as each tensor has it. */
-typedef enum kron_type {
-    KRON_TYPE_KEEP = 0,
-    KRON_TYPE_F32 = 1,
-    KRON_TYPE_F16 = 2,
-    KRON_TYPE_BF16 = 3,
-    KRON_TYPE_F8_E4M3 = 4,
-    KRON_TYPE_F8_E5M2 = 5
-} kron_type;
-
 /* How modules are called. KEEP: as they are; with several inputs, as the first has it.
  *   KOHYA      lora_unet_ with diffusers' block names, lora_te_ or lora_te1_ and lora_te2_
  *   KOHYA_SGM  the same with the single file's block names: what sd-scripts writes for SDXL
@@ -95,24 +85,37 @@ typedef struct kron_adapter_convert_params { /* zeroed: a copy */
 KRON_API kron_status kron_adapter_convert(const kron_adapter_convert_params *params,
                                           char **report);
 
+/* Called before the first tensor and after each: bytes of the output written so far and in all.
+ * Nonzero stops: KRON_ERR_CANCELLED. */
+typedef int (*kron_convert_fn)(uint64_t done, uint64_t all, void *user);
+
 typedef struct kron_convert_params {
-    const char *model;           /* a single-file checkpoint */
-    const char *output;          /* .safetensors, written under a temporary name and renamed */
+    const char *model;           /* a file in any format that models have, or a diffusers folder */
+    const char *output;          /* ends in .safetensors or .gguf: the format */
     const kron_adapter_source *adapters;
-    int n_adapters;              /* 0: only the type changes */
+    int n_adapters;              /* 0: none */
     kron_type type;              /* KEEP: each tensor as it is; else of all weights of the model.
-                                    f8 leaves tensors of one axis as they are */
+                                    f8 leaves tensors of one axis as they are; block types are for
+                                    what stable-diffusion.cpp gives them to (docs/files.md) */
     int strict;                  /* nonzero: an adapter tensor that does not fit is an error */
+    const char *type_rules;      /* as in kron_model_params */
+    const char *importance;      /* likewise */
+    const char *diffusion_model, *clip_l, *clip_g, *vae; /* parts, likewise */
+    kron_convert_fn progress;    /* NULL: none */
+    void *progress_user;
 } kron_convert_params;
 
-/* Writes a checkpoint with adapters baked in: the same tensors by the same names, those that no
- * adapter changes bit for bit, the others worked out in f32 and rounded once. One layer is in
- * memory at a time. Metadata are kept, less hashes that are no longer true.
+/* Writes a checkpoint in another format or type, or with adapters baked in. From a single file: the
+ * same tensors by the same names, those that nothing changes bit for bit, the others worked out in
+ * f32 and rounded once. From a folder, or with parts: the layers of the model by the names of a
+ * single file. One tensor is in memory at a time. Metadata are kept, less hashes that are no
+ * longer true. The file gets its name when it is whole; what a killed run left beside it is taken
+ * away by the next.
  *   report  lines about each adapter and the tensors changed; NULL: not wanted. Freed with
  *           kron_string_free().
- * Errors: KRON_ERR_UNSUPPORTED for a diffusers folder; KRON_ERR_SHAPE if an adapter does not fit;
- * KRON_ERR_ARGUMENT if a number does not fit the type; those of files and memory. The output is
- * then as it was. */
+ * Errors: KRON_ERR_SHAPE if an adapter does not fit; KRON_ERR_ARGUMENT if a number does not fit the
+ * type, or a rule cannot be read; KRON_ERR_UNSUPPORTED if the format has not got the type;
+ * KRON_ERR_CANCELLED; those of files and memory. The output is then as it was. */
 KRON_API kron_status kron_convert(const kron_convert_params *params, char **report);
 
 KRON_API_END

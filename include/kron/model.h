@@ -25,6 +25,33 @@ typedef enum kron_prediction {
     KRON_PREDICTION_V = 2
 } kron_prediction;
 
+/* Storage of numbers. KEEP: as each tensor has it. From Q4_0 on: GGML's blocks, only for weights
+ * of two axes whose rows are whole blocks (docs/types.md). */
+typedef enum kron_type {
+    KRON_TYPE_KEEP = 0,
+    KRON_TYPE_F32 = 1,
+    KRON_TYPE_F16 = 2,
+    KRON_TYPE_BF16 = 3,
+    KRON_TYPE_F8_E4M3 = 4,
+    KRON_TYPE_F8_E5M2 = 5,
+    KRON_TYPE_Q4_0 = 6,
+    KRON_TYPE_Q4_1 = 7,
+    KRON_TYPE_Q5_0 = 8,
+    KRON_TYPE_Q5_1 = 9,
+    KRON_TYPE_Q8_0 = 10,
+    KRON_TYPE_Q2_K = 11,
+    KRON_TYPE_Q3_K = 12,
+    KRON_TYPE_Q4_K = 13,
+    KRON_TYPE_Q5_K = 14,
+    KRON_TYPE_Q6_K = 15,
+    KRON_TYPE_IQ4_NL = 16,
+    KRON_TYPE_IQ4_XS = 17,
+    KRON_TYPE_MXFP4 = 18,
+    KRON_TYPE_NVFP4 = 19,
+    KRON_TYPE_TQ1_0 = 20,
+    KRON_TYPE_TQ2_0 = 21
+} kron_type;
+
 /* A zeroed struct means defaults; paths are UTF-8 and not kept. */
 typedef struct kron_model_params {
     const char *model;           /* checkpoint (docs/files.md), or a diffusers folder */
@@ -35,6 +62,18 @@ typedef struct kron_model_params {
     const char *backend;         /* "cpu", "ref" (slow, plain C); NULL: the best there is */
     int n_threads;               /* workers on the CPU; 0: one per core */
     kron_prediction prediction;
+    /* Other storage of the layers' weights than the files': converted once, by all workers, into
+     * memory of the model; biases and norms stay. Adapters act on it as on any other type. */
+    kron_type type;              /* KEEP: as the files have them */
+    const char *type_rules;      /* "pattern=type,pattern=type": extended regular expressions over
+                                    names of tensors, the first that is found in a name tells its
+                                    type in place of `type`; NULL: none */
+    const char *importance;      /* file of kron_model_save_importance(): which input channels
+                                    block types must keep best; NULL: all alike */
+    const char *quant_cache;     /* folder where converted weights are kept as a file that is
+                                    mapped the next time; known by the files' paths, devices,
+                                    inodes, sizes and times of change, type and rules; NULL: none */
+    int collect_importance;      /* nonzero: see kron_model_save_importance(); a little slower */
 } kron_model_params;
 
 /* Opens a checkpoint and finds out what it is from its tensor names and shapes.
@@ -43,6 +82,15 @@ typedef struct kron_model_params {
  * checkpoint of another kind, with what was recognised and what is missing; KRON_ERR_SHAPE for
  * tensors that do not fit each other. */
 KRON_API kron_status kron_model_open(kron_model **out, const kron_model_params *params);
+
+/* Whether type_rules can be read: KRON_ERR_ARGUMENT, naming the rule, if not. */
+KRON_API kron_status kron_type_rules_check(const char *rules);
+
+/* Writes the mean squares of each linear layer's input channels, over all that sessions of a model
+ * opened with collect_importance computed so far, with those of its `importance` file added: GGUF
+ * in llama.cpp's form (docs/files.md). Under a temporary name, renamed when whole.
+ * Errors: KRON_ERR_ARGUMENT if the model does not collect; those of files and memory. */
+KRON_API kron_status kron_model_save_importance(const kron_model *m, const char *path);
 
 /* Sets *m to NULL. *m may be NULL already. All its sessions must be gone. */
 KRON_API void kron_model_close(kron_model **m);

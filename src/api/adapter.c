@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * kron/adapter.h: arguments are checked here, the work is done in adapter/ and convert/. */
 #include "convert/convert.h"
+#include "pipeline/checkpoint.h"
 #include "pipeline/session.h"
 
 /* A model's layers by all their names in adapters. {0} is closed. */
@@ -164,23 +165,55 @@ kron_status kron_adapter_convert(const kron_adapter_convert_params *params, char
 
 /* --- convert --- */
 
+static kron_model_params files_of(const kron_convert_params *p)
+{
+    kron_model_params files = {.model = p->model, .diffusion_model = p->diffusion_model,
+                               .clip_l = p->clip_l, .clip_g = p->clip_g, .vae = p->vae};
+    return files;
+}
+
+static bool is_one_file(const kron_convert_params *p)
+{
+    return !path_is_dir(p->model) && p->diffusion_model == NULL && p->clip_l == NULL &&
+           p->clip_g == NULL && p->vae == NULL;
+}
+
 static kron_status bake_inputs(const kron_convert_params *p, const struct inputs *in,
                                struct str *report)
 {
-    kron_model_params files = {.model = p->model};
+    kron_model_params files = files_of(p);
+    struct checkpoint c = {.n = 0};
     struct layers layers;
     struct adapter_set *set = NULL;
+    bool one = is_one_file(p);
 
     KRON_TRY(layers_open(&layers, &files));
     kron_status status = adapter_bind(&set, in->uses, in->n, layers.names, p->strict != 0);
+    if (status == KRON_OK)
+        status = one ? checkpoint_of_file(&c, &layers.model)
+                     : checkpoint_of_layers(&c, &layers.model);
     if (status == KRON_OK) {
-        struct bake_job job = {p, store_file(layers.model.store, ""), &layers.model.layers, set,
-                               in->uses};
+        struct bake_job job = {p, one ? store_file(layers.model.store, "") : NULL,
+                               &layers.model.layers, set, in->uses, c.at, c.n, c.meta, c.n_meta};
         status = bake(&job, report);
     }
+    checkpoint_free(&c);
     adapter_set_free(&set);
     layers_close(&layers);
     return status;
+}
+
+static kron_status check_bake(const kron_convert_params *p)
+{
+    if (p == NULL || p->model == NULL || p->output == NULL || p->n_adapters < 0 ||
+        p->n_adapters > 1000 || (p->n_adapters > 0 && p->adapters == NULL) ||
+        p->type < KRON_TYPE_KEEP || p->type > KRON_TYPE_TQ2_0)
+        return err_set(KRON_ERR_ARGUMENT, "kron_convert: expected a model, an output, 0 to 1000 "
+                       "adapters and a type");
+    if (!str_ends(p->output, ".safetensors") && !str_ends(p->output, ".gguf"))
+        return err_set(KRON_ERR_ARGUMENT, "%s: expected the name of a .safetensors or .gguf file",
+                       p->output);
+    return KRON_OK;
 }
 
 kron_status kron_convert(const kron_convert_params *params, char **report)
@@ -190,14 +223,7 @@ kron_status kron_convert(const kron_convert_params *params, char **report)
 
     if (report != NULL)
         *report = NULL;
-    if (params == NULL || params->model == NULL || params->output == NULL ||
-        params->n_adapters < 0 || params->n_adapters > 1000 ||
-        (params->n_adapters > 0 && params->adapters == NULL) || !is_type(params->type))
-        return err_set(KRON_ERR_ARGUMENT, "kron_convert: expected a model, an output, 0 to 1000 "
-                       "adapters and a type");
-    if (path_is_dir(params->model))
-        return err_set(KRON_ERR_UNSUPPORTED, "%s: a folder; adapters are baked into a single-file "
-                       "checkpoint", params->model);
+    KRON_TRY(check_bake(params));
     KRON_TRY(inputs_open(&in, params->adapters, params->n_adapters));
     kron_status status = bake_inputs(params, &in, &text);
     inputs_close(&in);

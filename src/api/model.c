@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * kron/model.h: arguments are checked here, the work is done in pipeline/. */
+#include "convert/convert.h"
 #include "pipeline/session.h"
 
 kron_status kron_model_open(kron_model **out, const kron_model_params *params)
@@ -15,6 +16,9 @@ kron_status kron_model_open(kron_model **out, const kron_model_params *params)
     if (params->prediction < KRON_PREDICTION_DETECT || params->prediction > KRON_PREDICTION_V)
         return err_set(KRON_ERR_ARGUMENT, "kron_model_open: prediction %d is none of "
                        "kron_prediction", (int)params->prediction);
+    if (params->type < KRON_TYPE_KEEP || params->type > KRON_TYPE_TQ2_0)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_open: type %d is none of kron_type",
+                       (int)params->type);
     KRON_TRY(mem_alloc(&p, sizeof **out, "a model"));
     kron_model *m = p;
     kron_status status = engine_open(&m->engine, params);
@@ -24,6 +28,23 @@ kron_status kron_model_open(kron_model **out, const kron_model_params *params)
     }
     *out = m;
     return KRON_OK;
+}
+
+kron_status kron_type_rules_check(const char *rules)
+{
+    struct type_rules r;
+    kron_status status = type_rules_parse(&r, rules);
+
+    type_rules_free(&r);
+    return status;
+}
+
+kron_status kron_model_save_importance(const kron_model *m, const char *path)
+{
+    if (m == NULL || path == NULL || m->engine.importance == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_save_importance: expected a model that "
+                       "collects importance, and a path");
+    return engine_save_importance((struct engine *)(uintptr_t)&m->engine, path);
 }
 
 void kron_model_close(kron_model **m)

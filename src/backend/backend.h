@@ -29,6 +29,7 @@ struct be_caps {
     size_t memory_total;    /* bytes; 0: unknown */
     size_t memory_free;     /* bytes when the device was opened; 0: unknown */
     struct gr_rates rates;  /* for the choice of routes */
+    bool observes;          /* calls be_device.observe */
 };
 
 struct be_fns {
@@ -65,6 +66,10 @@ struct be_device {
     const struct be_fns *fns;
     char name[16];       /* "cpu", "cuda0": unique in the process */
     struct be_caps caps;
+    /* Shown the input x[rows, layer->in] of each linear operation before it runs; NULL: nobody
+     * looks. Set before any plan runs; called by the threads that run plans. */
+    void (*observe)(void *user, const struct layer *l, const float *x, int64_t rows);
+    void *observe_user;
 };
 
 struct be_driver {

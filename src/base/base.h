@@ -152,6 +152,8 @@ struct file_writer {
 kron_status writer_open(struct file_writer *w, const char *path);
 kron_status writer_put(struct file_writer *w, const void *data, size_t bytes);
 kron_status writer_commit(struct file_writer *w);
+/* Removes temporary files of `path` whose writers are gone: of runs that were killed. */
+void writer_clear_left(const char *path);
 void writer_fini(struct file_writer *w);
 
 /* --- number formats (half.c): bit-exact to IEEE / OCP, round to nearest even --- */

@@ -4,7 +4,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -176,7 +178,49 @@ static kron_status create_beside(const char *path, struct str *name, int *fd)
         KRON_TRY(name->status);
         *fd = open(str_get(name), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     } while (*fd < 0 && errno == EEXIST); /* left by a process that was killed */
-    return *fd < 0 ? io_error(path, "cannot create") : KRON_OK;
+    if (*fd < 0)
+        return io_error(path, "cannot create");
+    flock(*fd, LOCK_EX | LOCK_NB); /* held as long as we live: see remove_left() */
+    return KRON_OK;
+}
+
+/* A lock tells a live writer on another machine too, a process number one that has not locked
+ * yet. */
+static void remove_left(const char *temp, long pid)
+{
+    int fd = kill((pid_t)pid, 0) != 0 && errno == ESRCH ? open(temp, O_RDONLY | O_CLOEXEC) : -1;
+
+    if (fd < 0)
+        return;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        unlink(temp);
+    close(fd);
+}
+
+void writer_clear_left(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *file = slash != NULL ? slash + 1 : path;
+    size_t n = strlen(file);
+    struct str folder = {0}, temp = {0};
+
+    str_add_n(&folder, path, (size_t)(file - path));
+    DIR *d = opendir(folder.len > 0 ? str_get(&folder) : ".");
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        long pid;
+        int end = 0;
+        if (strncmp(e->d_name, file, n) != 0 ||
+            sscanf(e->d_name + n, ".%ld-%*u.part%n", &pid, &end) != 1 || end == 0 ||
+            e->d_name[n + (size_t)end] != '\0')
+            continue;
+        temp.len = 0;
+        str_addf(&temp, "%s%s", str_get(&folder), e->d_name);
+        if (temp.status == KRON_OK && pid > 0)
+            remove_left(temp.s, pid);
+    }
+    if (d != NULL)
+        closedir(d);
+    str_free(&folder);
+    str_free(&temp);
 }
 
 kron_status writer_open(struct file_writer *w, const char *path)

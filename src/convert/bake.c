@@ -1,49 +1,68 @@
 /* SPDX-License-Identifier: MIT
- * Adapters baked into a checkpoint, tensor by tensor. */
+ * A checkpoint in another format or type, with adapters baked in, tensor by tensor. */
 #include "adapter/product.h"
 #include "convert/convert.h"
 #include "convert/metadata.h"
-#include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 struct baking {
     const struct bake_job *job;
     const float *strengths;
+    struct tensor *in; /* views; n of them */
+    int64_t n;
+    const struct tensor **order; /* the same by the place of their data */
     /* Layers with deltas by the tensor that holds their weight, or bias; -1: no (more) layer. */
     struct holders {
         int *first, *next;
     } weight, bias;
     int n_no_bias; /* layers whose bias would change and that have none */
     struct tensor *out; /* the header's */
+    struct type_rules rules;
+    struct importance *importance; /* NULL: none */
     struct file_writer writer;
-    int n_changed;
+    bool gguf;
+    int n_changed, n_retyped;
+    uint64_t done, all; /* bytes of the output */
 };
 
-/* The tensor of the checkpoint that a layer's weight or bias is, or lies in; -1: of none. */
-static int64_t tensor_of(const struct st_file *st, const struct tensor *part)
+static int by_place(const void *a, const void *b)
 {
-    int64_t low = 0, high = st_count(st) - 1;
+    uintptr_t x = (uintptr_t)(*(const struct tensor *const *)a)->data;
+    uintptr_t y = (uintptr_t)(*(const struct tensor *const *)b)->data;
 
-    while (low < high) { /* tensors are in the order of their data */
+    return x < y ? -1 : x > y;
+}
+
+/* The tensor of the checkpoint that a layer's weight or bias is, or lies in; -1: of none. */
+static int64_t tensor_of(const struct baking *b, const struct tensor *part)
+{
+    int64_t low = 0, high = b->n - 1;
+
+    while (low < high) {
         int64_t mid = (low + high + 1) / 2;
-        if ((uintptr_t)st_at(st, mid)->data <= (uintptr_t)part->data)
+        if ((uintptr_t)b->order[mid]->data <= (uintptr_t)part->data)
             low = mid;
         else
             high = mid - 1;
     }
-    const struct tensor *t = st_at(st, low);
+    const struct tensor *t = b->order[low];
     uintptr_t begin = (uintptr_t)t->data, at = (uintptr_t)part->data;
-    return at >= begin && at + part->bytes <= begin + t->bytes ? low : -1;
+    return at >= begin && at + part->bytes <= begin + t->bytes ? t - b->in : -1;
+}
+
+static const char *path_of(const struct baking *b)
+{
+    return b->job->checkpoint != NULL ? st_path(b->job->checkpoint) : b->job->params->model;
 }
 
 static kron_status hold(const struct baking *b, struct holders *h, const struct layer *l,
                         const struct tensor *part)
 {
-    int64_t t = tensor_of(b->job->checkpoint, part);
+    int64_t t = b->n > 0 ? tensor_of(b, part) : -1;
 
     if (t < 0)
-        return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer %s is not in this file",
-                       st_path(b->job->checkpoint), l->name);
+        return err_set(KRON_ERR_UNSUPPORTED, "%s: the layer %s is not in this file", path_of(b),
+                       l->name);
     h->next[l->id] = h->first[t];
     h->first[t] = l->id;
     return KRON_OK;
@@ -53,7 +72,7 @@ static kron_status find_layers(struct baking *b)
 {
     const struct layer_table *layers = b->job->layers;
 
-    for (int64_t i = 0; i < st_count(b->job->checkpoint); i++)
+    for (int64_t i = 0; i < b->n; i++)
         b->weight.first[i] = b->bias.first[i] = -1;
     for (int i = 0; i < layers->n; i++) {
         const struct layer *l = layers->at[i];
@@ -72,67 +91,24 @@ static kron_status find_layers(struct baking *b)
     return KRON_OK;
 }
 
-/* f8 has three bits of mantissa at most: enough for the many weights of a sum, not for a bias. */
+/* GGUF has no f8: f16 holds all of its numbers. */
 static enum dtype out_type(const struct baking *b, const struct tensor *t)
 {
-    enum dtype want = dtype_of(b->job->params->type, t->type);
-    bool f8 = want == DT_F8_E4M3 || want == DT_F8_E5M2;
+    enum dtype type = type_rules_choose(&b->rules, b->job->params->type, t);
+    bool f8 = type == DT_F8_E4M3 || type == DT_F8_E5M2;
 
-    return !dtype_is_float(t->type) || (f8 && t->n_dims < 2) ? t->type : want;
+    return b->gguf && f8 && type == t->type ? DT_F16 : type;
 }
 
 static void plan(struct baking *b)
 {
-    const struct st_file *st = b->job->checkpoint;
-
-    for (int64_t i = 0; i < st_count(st); i++) {
-        b->out[i] = *st_at(st, i);
-        b->out[i].type = out_type(b, st_at(st, i));
+    for (int64_t i = 0; i < b->n; i++) {
+        b->out[i] = b->in[i];
+        b->out[i].type = out_type(b, &b->in[i]);
         b->out[i].bytes = dtype_bytes(b->out[i].type, tensor_elements(&b->out[i]));
         b->out[i].data = NULL;
+        b->all += b->out[i].bytes;
     }
-}
-
-/* Numbers of x that are finite and have none in the type: these must not be lost in silence. */
-static int64_t encode(enum dtype type, const float *x, int64_t n, void *bytes)
-{
-    enum { SOME = 1024 };
-    struct tensor t = {.data = bytes, .type = type};
-    int64_t lost = 0;
-    float back[SOME];
-
-    tensor_encode(type, x, n, bytes);
-    for (int64_t at = 0; at < n; at += SOME) {
-        int64_t m = n - at < SOME ? n - at : SOME;
-        tensor_decode(&t, at, m, back);
-        for (int64_t i = 0; i < m; i++)
-            lost += !isfinite(back[i]) && isfinite(x[at + i]);
-    }
-    return lost;
-}
-
-static kron_status put_numbers(struct baking *b, const struct tensor *out, const float *x,
-                               int64_t n)
-{
-    enum { CHUNK = 1 << 16, CHUNKS = 16 };
-    int64_t lost = 0;
-    char *bytes;
-
-    KRON_TRY(mem_alloc((void **)&bytes, CHUNKS * dtype_bytes(out->type, CHUNK), "a tensor"));
-    kron_status status = KRON_OK;
-    for (int64_t at = 0; at < n && status == KRON_OK; at += CHUNKS * CHUNK) {
-        int64_t all = n - at < CHUNKS * CHUNK ? n - at : CHUNKS * CHUNK;
-#pragma omp parallel for reduction(+ : lost)
-        for (int64_t i = 0; i < all; i += CHUNK)
-            lost += encode(out->type, x + at + i, all - i < CHUNK ? all - i : CHUNK,
-                           bytes + dtype_bytes(out->type, i));
-        status = lost == 0 ? writer_put(&b->writer, bytes, dtype_bytes(out->type, all))
-                           : err_set(KRON_ERR_ARGUMENT, "tensor '%s': %lld of its numbers are too "
-                                     "large for %s", out->name, (long long)lost,
-                                     dtype_info(out->type)->name);
-    }
-    mem_free(bytes);
-    return status;
 }
 
 /* Where in t, of which x are the numbers, a layer's part begins. */
@@ -140,12 +116,14 @@ static float *place(const struct tensor *t, const struct tensor *part, float *x)
 {
     size_t bytes = (size_t)((const char *)part->data - (const char *)t->data);
 
-    return x + bytes / (size_t)dtype_info(t->type)->bytes;
+    const struct dtype_info *info = dtype_info(t->type);
+
+    return x + bytes / (size_t)info->bytes * (size_t)info->block;
 }
 
 static kron_status change(struct baking *b, int64_t i, float *x)
 {
-    const struct tensor *t = st_at(b->job->checkpoint, i);
+    const struct tensor *t = &b->in[i];
     const struct delta_set *deltas = adapter_set_deltas(b->job->set);
 
     for (int id = b->weight.first[i]; id >= 0; id = b->weight.next[id]) {
@@ -160,56 +138,103 @@ static kron_status change(struct baking *b, int64_t i, float *x)
     return KRON_OK;
 }
 
-static kron_status put_tensor(struct baking *b, int64_t i)
+/* x: the changed numbers, or NULL. */
+static kron_status put_recoded(struct baking *b, int64_t i, const float *x)
 {
-    const struct tensor *t = st_at(b->job->checkpoint, i);
-    bool changed = b->weight.first[i] >= 0 || b->bias.first[i] >= 0;
+    struct tensor t = b->in[i];
+    void *bytes;
+
+    if (x != NULL) {
+        t.type = DT_F32;
+        t.data = x;
+        t.bytes = dtype_bytes(DT_F32, tensor_elements(&t));
+    }
+    KRON_TRY(mem_alloc(&bytes, b->out[i].bytes, "a tensor"));
+    kron_status status = recode(&t, b->out[i].type, b->importance, bytes);
+    if (status == KRON_OK)
+        status = writer_put(&b->writer, bytes, b->out[i].bytes);
+    mem_free(bytes);
+    return status;
+}
+
+static kron_status put_changed(struct baking *b, int64_t i)
+{
+    int64_t n = tensor_elements(&b->in[i]);
     float *x;
 
-    if (t->bytes == 0)
-        return KRON_OK;
-    if (!changed && b->out[i].type == t->type)
-        return writer_put(&b->writer, t->data, t->bytes);
-    KRON_TRY(mem_floats(&x, tensor_elements(t), "a tensor"));
-    tensor_decode(t, 0, tensor_elements(t), x);
-    kron_status status = changed ? change(b, i, x) : KRON_OK;
-    b->n_changed += changed;
+    KRON_TRY(mem_floats(&x, n, "a tensor"));
+    tensor_decode(&b->in[i], 0, n, x);
+    kron_status status = change(b, i, x);
+    b->n_changed++;
     if (status == KRON_OK)
-        status = put_numbers(b, &b->out[i], x, tensor_elements(t));
+        status = put_recoded(b, i, x);
     mem_free(x);
     return status;
 }
 
-static kron_status write_all(struct baking *b)
+static kron_status put_tensor(struct baking *b, int64_t i)
 {
-    const struct st_file *st = b->job->checkpoint;
+    const struct tensor *t = &b->in[i];
+
+    if (t->bytes == 0)
+        return KRON_OK;
+    if (b->weight.first[i] >= 0 || b->bias.first[i] >= 0)
+        return put_changed(b, i);
+    if (b->out[i].type == t->type)
+        return writer_put(&b->writer, t->data, t->bytes);
+    b->n_retyped++;
+    return put_recoded(b, i, NULL);
+}
+
+static kron_status tell(const struct baking *b)
+{
+    const kron_convert_params *p = b->job->params;
+
+    if (p->progress != NULL && p->progress(b->done, b->all, p->progress_user) != 0)
+        return err_set(KRON_ERR_CANCELLED, "%s: stopped", p->output);
+    return KRON_OK;
+}
+
+static kron_status write_tensors(struct baking *b)
+{
+    KRON_TRY(tell(b));
+    for (int64_t i = 0; i < b->n; i++) {
+        KRON_TRY(put_tensor(b, i));
+        if (b->gguf)
+            KRON_TRY(gguf_write_padding(&b->writer, b->out[i].bytes));
+        b->done += b->out[i].bytes;
+        KRON_TRY(tell(b));
+    }
+    return writer_commit(&b->writer);
+}
+
+static kron_status write_header(struct baking *b)
+{
+    const struct bake_job *job = b->job;
     struct metadata meta = {0};
     struct str made = {0};
-    kron_status status = metadata_keep(&meta, st, NULL, 0);
+    kron_status status =
+        job->checkpoint != NULL ? metadata_keep(&meta, job->checkpoint, NULL, 0) : KRON_OK;
 
-    metadata_sources(b->job->uses, b->job->params->n_adapters, &made);
+    metadata_sources(job->uses, job->params->n_adapters, &made);
     if (status == KRON_OK && made.status != KRON_OK)
         status = made.status;
     if (status == KRON_OK && made.len > 0)
         status = metadata_add(&meta, "kron.baked", str_get(&made));
+    for (int64_t i = 0; i < job->n_meta && status == KRON_OK; i++)
+        status = metadata_add(&meta, job->meta[2 * i], job->meta[2 * i + 1]);
     if (status == KRON_OK)
-        status = st_write_header(&b->writer, b->job->params->output, b->out, st_count(st), meta.at,
-                                 meta.n);
-    for (int64_t i = 0; i < st_count(st) && status == KRON_OK; i++)
-        status = put_tensor(b, i);
-    if (status == KRON_OK)
-        status = writer_commit(&b->writer);
-    writer_fini(&b->writer);
+        status = (b->gguf ? gguf_write_header : st_write_header)(
+            &b->writer, job->params->output, b->out, b->n, meta.at, meta.n);
     metadata_free(&meta);
     str_free(&made);
     return status;
 }
 
-static kron_status holders_create(struct holders *h, const struct bake_job *job)
+static kron_status holders_create(struct holders *h, const struct baking *b)
 {
-    KRON_TRY(mem_alloc_n((void **)&h->first, (size_t)st_count(job->checkpoint), sizeof *h->first,
-                         "a checkpoint"));
-    return mem_alloc_n((void **)&h->next, (size_t)job->layers->n, sizeof *h->next,
+    KRON_TRY(mem_alloc_n((void **)&h->first, (size_t)b->n, sizeof *h->first, "a checkpoint"));
+    return mem_alloc_n((void **)&h->next, (size_t)b->job->layers->n, sizeof *h->next,
                        "a checkpoint");
 }
 
@@ -219,25 +244,60 @@ static void holders_free(struct holders *h)
     mem_free(h->next);
 }
 
+static kron_status open_tensors(struct baking *b)
+{
+    const struct bake_job *job = b->job;
+
+    b->n = job->tensors != NULL ? job->n_tensors : st_count(job->checkpoint);
+    KRON_TRY(mem_alloc_n((void **)&b->in, (size_t)b->n, sizeof *b->in, "a checkpoint"));
+    KRON_TRY(mem_alloc_n((void **)&b->out, (size_t)b->n, sizeof *b->out, "a checkpoint"));
+    KRON_TRY(mem_alloc_n((void **)&b->order, (size_t)b->n, sizeof *b->order, "a checkpoint"));
+    for (int64_t i = 0; i < b->n; i++) {
+        b->in[i] = job->tensors != NULL ? job->tensors[i] : *st_at(job->checkpoint, i);
+        b->order[i] = &b->in[i];
+    }
+    qsort((void *)b->order, (size_t)b->n, sizeof *b->order, by_place);
+    KRON_TRY(holders_create(&b->weight, b));
+    return holders_create(&b->bias, b);
+}
+
+static kron_status open_types(struct baking *b)
+{
+    const kron_convert_params *p = b->job->params;
+
+    KRON_TRY(type_rules_parse(&b->rules, p->type_rules));
+    if (p->importance == NULL)
+        return KRON_OK;
+    KRON_TRY(importance_create(&b->importance));
+    return importance_read(b->importance, p->importance);
+}
+
+static kron_status write_all(struct baking *b)
+{
+    plan(b);
+    writer_clear_left(b->job->params->output);
+    kron_status status = write_header(b);
+    if (status == KRON_OK)
+        status = write_tensors(b);
+    writer_fini(&b->writer);
+    return status;
+}
+
 static kron_status run(struct baking *b)
 {
-    int64_t n = st_count(b->job->checkpoint);
     float *strengths;
 
-    KRON_TRY(holders_create(&b->weight, b->job));
-    KRON_TRY(holders_create(&b->bias, b->job));
-    KRON_TRY(mem_alloc_n((void **)&b->out, (size_t)n, sizeof *b->out, "a checkpoint"));
+    KRON_TRY(open_types(b));
+    KRON_TRY(open_tensors(b));
     KRON_TRY(mem_floats(&strengths, adapter_set_deltas(b->job->set)->n_strengths, "strengths"));
     adapter_set_get_strengths(b->job->set, strengths);
     b->strengths = strengths;
     kron_status status = find_layers(b);
     if (status == KRON_OK && b->n_no_bias > 0 && b->job->params->strict)
         status = err_set(KRON_ERR_UNSUPPORTED, "%s: %d layers would need a bias, and have none",
-                         st_path(b->job->checkpoint), b->n_no_bias);
-    if (status == KRON_OK) {
-        plan(b);
+                         path_of(b), b->n_no_bias);
+    if (status == KRON_OK)
         status = write_all(b);
-    }
     mem_free(strengths);
     return status;
 }
@@ -245,20 +305,26 @@ static kron_status run(struct baking *b)
 kron_status bake(const struct bake_job *job, struct str *report)
 {
     enum { SKIPS = 20 };
-    struct baking b = {.job = job};
+    struct baking b = {.job = job, .gguf = str_ends(job->params->output, ".gguf")};
     double start = clock_seconds();
     kron_status status = run(&b);
 
     holders_free(&b.weight);
     holders_free(&b.bias);
+    mem_free(b.in);
     mem_free(b.out);
+    mem_free((void *)b.order);
+    type_rules_free(&b.rules);
+    importance_free(&b.importance);
     KRON_TRY(status);
     for (int i = 0; i < adapter_set_count(job->set); i++)
         adapter_report_text(adapter_set_report(job->set, i), SKIPS, report);
     if (b.n_no_bias > 0)
         str_addf(report, "left out the bias of %d layers, which have none in the checkpoint\n",
                  b.n_no_bias);
-    str_addf(report, "changed %d of %lld tensors in %.1f s\n", b.n_changed,
-             (long long)st_count(job->checkpoint), clock_seconds() - start);
+    if (b.n_retyped > 0)
+        str_addf(report, "another type for %d tensors\n", b.n_retyped);
+    str_addf(report, "changed %d of %lld tensors in %.1f s\n", b.n_changed, (long long)b.n,
+             clock_seconds() - start);
     return report->status;
 }

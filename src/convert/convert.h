@@ -51,6 +51,45 @@ kron_status out_numbers(struct out_tensors *o, const char *prefix, const char *e
                         enum dtype type, int n_dims, const int64_t *dim, const float *x);
 enum dtype dtype_of(kron_type t, enum dtype keep);
 
+/* --- which tensor gets which type (type_rules.c) --- */
+
+struct type_rules { /* {0} is none */
+    struct type_rule *at;
+    int n;
+};
+/* "pattern=type,pattern=type": POSIX extended regular expressions; NULL or "": none. What cannot
+ * be read is KRON_ERR_ARGUMENT. Free also after a failure. */
+kron_status type_rules_parse(struct type_rules *r, const char *text);
+void type_rules_free(struct type_rules *r);
+/* The type of t, found by its name, shape and type, where `type` is asked for: that of the first
+ * rule whose pattern is found in the name, else `type`, where t can have it; else t's own.
+ * Integers stay. f8 is for two axes and more; blocks for two, in rows of whole blocks, and without
+ * a rule not for embeddings of words, time and sizes. */
+enum dtype type_rules_choose(const struct type_rules *r, kron_type type, const struct tensor *t);
+
+/* --- the squares of input channels (importance.c) --- */
+
+/* Sums by the name of the weight. Additions of several threads are its caller's to order. */
+struct importance;
+kron_status importance_create(struct importance **out);
+void importance_free(struct importance **im);
+/* Adds rows of inputs x[rows, k]. */
+kron_status importance_add(struct importance *im, const char *name, const float *x, int64_t rows,
+                           int64_t k);
+/* Adds what a file holds. */
+kron_status importance_read(struct importance *im, const char *path);
+kron_status importance_write(const struct importance *im, const char *path);
+/* Mean squares of k channels, all above 0, into out; false if there are none of that name and
+ * size. im may be NULL. */
+bool importance_get(const struct importance *im, const char *name, int64_t k, float *out);
+
+/* --- numbers in another type (recode.c) --- */
+
+/* Writes t in `type` to out, row by row on all threads of OpenMP. KRON_ERR_ARGUMENT if a finite
+ * number has no finite one in the type. im may be NULL. */
+kron_status recode(const struct tensor *t, enum dtype type, const struct importance *im,
+                   void *out);
+
 /* --- the tools --- */
 
 struct convert_job {
@@ -63,10 +102,15 @@ kron_status convert_adapter(const struct convert_job *job, struct str *report);
 
 struct bake_job {
     const kron_convert_params *params;
-    const struct st_file *checkpoint;  /* whose tensors the layers' weights lie in */
+    const struct st_file *checkpoint;  /* whose metadata are kept; NULL: none */
     const struct layer_table *layers;
     const struct adapter_set *set;
     const struct adapter_use *uses;    /* for the metadata; params->n_adapters */
+    const struct tensor *tensors;      /* what is written, in this order: the layers' weights lie in
+                                          them. NULL: all of the checkpoint */
+    int64_t n_tensors;
+    const char *const *meta;           /* added to the metadata: key, value, key ... */
+    int64_t n_meta;                    /* pairs */
 };
 kron_status bake(const struct bake_job *job, struct str *report);
 

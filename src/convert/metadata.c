@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Metadata of files that are made from others. */
 #include "convert/metadata.h"
+#include "file/gguf.h"
 #include <string.h>
 
 void metadata_free(struct metadata *m)
@@ -39,13 +40,16 @@ static bool is_in(const char *key, const char *const *list, size_t n)
 kron_status metadata_keep(struct metadata *m, const struct st_file *st, const char *const *drop,
                           size_t n)
 {
-    static const char *const hashes[] = {"sshs_model_hash", "sshs_legacy_hash",
-                                         "modelspec.hash_sha256"};
+    /* Hashes, and how a GGUF was laid out. */
+    static const char *const untrue[] = {"sshs_model_hash",   "sshs_legacy_hash",
+                                         "modelspec.hash_sha256", "general.alignment",
+                                         "general.file_type", "general.quantization_version"};
 
     for (int64_t i = 0; i < st_meta_count(st); i++) {
         const char *key, *value;
         st_meta_at(st, i, &key, &value);
-        if (!is_in(key, hashes, sizeof hashes / sizeof *hashes) && !is_in(key, drop, n))
+        if (!is_in(key, untrue, sizeof untrue / sizeof *untrue) && !is_in(key, drop, n) &&
+            !str_starts(key, GGUF_SHAPE_KEY))
             KRON_TRY(metadata_add(m, key, value));
     }
     return KRON_OK;

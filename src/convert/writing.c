@@ -56,18 +56,19 @@ kron_status out_numbers(struct out_tensors *o, const char *prefix, const char *e
 
 enum dtype dtype_of(kron_type t, enum dtype keep)
 {
-    switch (t) {
-    case KRON_TYPE_F32:
-        return DT_F32;
-    case KRON_TYPE_F16:
-        return DT_F16;
-    case KRON_TYPE_BF16:
-        return DT_BF16;
-    case KRON_TYPE_F8_E4M3:
-        return DT_F8_E4M3;
-    case KRON_TYPE_F8_E5M2:
-        return DT_F8_E5M2;
-    default:
-        return keep;
-    }
+    static const enum dtype types[] = {
+        [KRON_TYPE_F32] = DT_F32,         [KRON_TYPE_F16] = DT_F16,
+        [KRON_TYPE_BF16] = DT_BF16,       [KRON_TYPE_F8_E4M3] = DT_F8_E4M3,
+        [KRON_TYPE_F8_E5M2] = DT_F8_E5M2, [KRON_TYPE_Q4_0] = DT_Q4_0,
+        [KRON_TYPE_Q4_1] = DT_Q4_1,       [KRON_TYPE_Q5_0] = DT_Q5_0,
+        [KRON_TYPE_Q5_1] = DT_Q5_1,       [KRON_TYPE_Q8_0] = DT_Q8_0,
+        [KRON_TYPE_Q2_K] = DT_Q2_K,       [KRON_TYPE_Q3_K] = DT_Q3_K,
+        [KRON_TYPE_Q4_K] = DT_Q4_K,       [KRON_TYPE_Q5_K] = DT_Q5_K,
+        [KRON_TYPE_Q6_K] = DT_Q6_K,       [KRON_TYPE_IQ4_NL] = DT_IQ4_NL,
+        [KRON_TYPE_IQ4_XS] = DT_IQ4_XS,   [KRON_TYPE_MXFP4] = DT_MXFP4,
+        [KRON_TYPE_NVFP4] = DT_NVFP4,     [KRON_TYPE_TQ1_0] = DT_TQ1_0,
+        [KRON_TYPE_TQ2_0] = DT_TQ2_0,
+    };
+
+    return t == KRON_TYPE_KEEP ? keep : types[t];
 }

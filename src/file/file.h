@@ -86,6 +86,8 @@ const char *store_meta(const struct store *s, const char *tag, const char *key);
 const char *store_config(const struct store *s, const char *tag, const char *key);
 int64_t store_count(const struct store *s); /* of all sources */
 const struct tensor *store_at(const struct store *s, int64_t i, const char **tag);
+/* The file of source i, in the order of adding; NULL past the last. */
+const struct st_file *store_source(const struct store *s, int i);
 /* The file that the source `tag` was read from, for messages. */
 const char *store_path(const struct store *s, const char *tag);
 

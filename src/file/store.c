@@ -269,6 +269,14 @@ const struct st_file *store_file(const struct store *s, const char *tag)
     return NULL;
 }
 
+const struct st_file *store_source(const struct store *s, int i)
+{
+    for (int k = 0; k < s->n; k++)
+        if (s->at[k].file != NULL && i-- == 0)
+            return s->at[k].file;
+    return NULL;
+}
+
 const char *store_path(const struct store *s, const char *tag)
 {
     const struct st_file *file = store_file(s, tag);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Opening a model: files, device, tables that all its sessions share. */
+#include "convert/convert.h"
 #include "pipeline/session.h"
 #include <string.h>
 
@@ -45,12 +46,14 @@ static kron_status open_all(struct engine *e, const kron_model_params *p)
 {
     KRON_TRY(model_open(&e->model, p));
     KRON_TRY(be_open(p->backend, p->n_threads, &e->device));
+    KRON_TRY(engine_quantise(e, p));
     KRON_TRY(tok_create(&e->tokenizer));
     KRON_TRY(adapter_names_create(&e->names, &e->model.layers));
     KRON_TRY(cache_create(&e->adapters));
     e->prediction = p->prediction != KRON_PREDICTION_DETECT ? p->prediction : e->model.prediction;
     if (e->prediction == KRON_PREDICTION_DETECT)
         KRON_TRY(detect_prediction(e, &e->prediction));
+    KRON_TRY(engine_collect(e, p));
     log_info("%s, %s prediction, %d layers, device %s (%d threads)", arch_name(e->model.arch),
              e->prediction == KRON_PREDICTION_V ? "v" : "eps", e->model.layers.n, e->device->name,
              e->device->caps.n_threads);
@@ -60,6 +63,7 @@ static kron_status open_all(struct engine *e, const kron_model_params *p)
 kron_status engine_open(struct engine *e, const kron_model_params *p)
 {
     memset(e, 0, sizeof *e);
+    pthread_mutex_init(&e->importance_lock, NULL);
     kron_status status = open_all(e, p);
     if (status != KRON_OK)
         engine_close(e);
@@ -73,4 +77,8 @@ void engine_close(struct engine *e)
     tok_free(&e->tokenizer);
     be_close(&e->device);
     model_free(&e->model);
+    arena_free(&e->quantised);
+    st_close(&e->quantised_file);
+    importance_free(&e->importance);
+    pthread_mutex_destroy(&e->importance_lock);
 }

@@ -7,7 +7,8 @@
  *   net.c        planned graphs, cached by shape  engine.c   what sessions of one model share
  *   session.c    binding a session's adapters     metadata.c the "parameters" text
  *   adapters.c   lists of them, from API and tags adapter_cache.c their files
- *   words.c      words that stand for vectors */
+ *   words.c      words that stand for vectors  quantise.c weights of another type
+ *   checkpoint.c a model as tensors of one file */
 #ifndef PIPELINE_SESSION_H
 #define PIPELINE_SESSION_H
 #include "adapter/adapter.h"
@@ -15,6 +16,7 @@
 #include "model/model.h"
 #include "model/prompt.h"
 #include <kron/session.h>
+#include <pthread.h>
 
 /* --- what sessions of one model share; immutable (engine.c) --- */
 
@@ -23,8 +25,15 @@ struct engine {
     struct be_device *device;
     struct tokenizer *tokenizer;
     struct adapter_names *names;
-    struct adapter_cache *adapters; /* the one thing that changes, in its own lock */
+    struct adapter_cache *adapters; /* changes, in its own lock */
     kron_prediction prediction; /* EPS or V */
+    /* Weights that are not in the model's own files: in one of the two. */
+    struct arena quantised;
+    struct st_file *quantised_file;
+    /* Collected while sessions run; NULL: nothing is. */
+    struct importance *importance;
+    kron_status importance_status; /* first failure */
+    pthread_mutex_t importance_lock;
 };
 
 /* The public handle of an engine. */
@@ -36,6 +45,14 @@ struct kron_model {
 kron_status model_open(struct sd_model *m, const kron_model_params *p);
 kron_status engine_open(struct engine *e, const kron_model_params *p);
 void engine_close(struct engine *e);
+
+/* --- weights of another type (quantise.c) --- */
+
+/* Gives the layers the types that are asked for. Before anything runs. */
+kron_status engine_quantise(struct engine *e, const kron_model_params *p);
+/* Collects squares of inputs from now on, if asked to. */
+kron_status engine_collect(struct engine *e, const kron_model_params *p);
+kron_status engine_save_importance(struct engine *e, const char *path);
 
 /* --- adapter files (adapter_cache.c) --- */
 

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import ckpt
@@ -122,7 +123,8 @@ class Usage(Case):
                 (["tae", "not in this version"], "--preview", "tae"),
                 (["std_default", "not in this version"], "--rng", "std_default"),
                 (["edm_v", "not in this version"], "--prediction", "edm_v"),
-                (["q8_0", "not in this version"], "--type", "q8_0"),
+                (["q7_0", "q8_0"], "--type", "q7_0"),
+                (["rule", "f17"], "-p", "x", "-m", MODEL, "--tensor-type-rules", "a=f17"),
                 (["--backend", "cpu, ref"], "--backend", "abacus"),
                 (["--steps 0", "1 to 999"], "--steps", 0),
                 (["--steps 4x", "whole number"], "--steps", "4x"),
@@ -281,10 +283,10 @@ class Drawing(Case):
         self.make("n.txt", b"blurry\n")
         got = self.run_cli("-m", MODEL, "-W", 64, "-H", 64, "--steps", 2, "--cfg-scale", 3, "-o",
                            "out/b.png", "--prompt-file", "p.txt", "--negative-prompt-file",
-                           "n.txt", "--mmap", "--fa", "--guidance", "3.5", "--type", "f16")
+                           "n.txt", "--mmap", "--fa", "--guidance", "3.5")
         self.assertEqual(got.returncode, 0, got.stderr)
         self.assertEqual(png.read(self.path("out/b.png")), first)
-        for name in ("--mmap", "--fa", "--guidance", "--type"):
+        for name in ("--mmap", "--fa", "--guidance"):
             self.assertEqual(len(re.findall("^%s .*no effect" % name, got.stderr, re.M)), 1)
 
     def test_names_of_a_batch(self):
@@ -531,6 +533,57 @@ class Adapters(Case):
             self.assertLess(difference(picture[3], want[3]), tolerance)
         self.assertGreater(difference(self.draw()[3], want[3]), 5)
 
+    def test_types_when_converting_and_when_drawing(self):
+        want, prompt = self.draw(), ("-p", "a cat face <lora:lokr-neon:0.8>", "--lora-model-dir",
+                                     MODELS)
+        got = self.run_cli("-M", "convert", "-m", MODEL, "-o", "q.gguf", "--type", "Q8_0",
+                           "--tensor-type-rules", "attn2=q5_1")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        self.assertRegex(got.stdout, "another type for [0-9]+ tensors")
+        self.assertRegex(got.stderr, r"writing [0-9.]+ MB")
+        file = self.draw("-m", "q.gguf", *prompt)
+        os.mkdir(self.path("cache"))
+        for words in ("made of", "from cache/kron-"):
+            got = self.run_cli("-m", MODEL, "-W", 64, "-H", 64, "--steps", 2, "--cfg-scale", 3,
+                               "-o", "out/a.png", *prompt, "--type", "q8_0",
+                               "--tensor-type-rules", "attn2=q5_1", "--quant-cache", "cache")
+            self.assertEqual(got.returncode, 0, got.stderr)
+            self.assertIn(words, got.stderr)
+            self.assertEqual(png.read(self.path("out/a.png")), file)
+        self.assertLess(difference(self.draw("--type", "q8_0")[3], want[3]), 2)
+
+    def test_importance_is_written_added_up_and_used(self):
+        want = self.draw()
+        self.assertEqual(self.draw("--imat-out", "a.gguf"), want)
+        self.assertEqual(self.draw("--imat-in", "a.gguf", "--imat-out", "b.gguf"), want)
+        self.assertEqual(os.path.getsize(self.path("a.gguf")),
+                         os.path.getsize(self.path("b.gguf")))
+        files = []
+        for more in ((), ("--imat-in", "a.gguf"), ("--imat-in", "b.gguf")):
+            got = self.run_cli("-M", "convert", "-m", MODEL, "-o", "q.gguf", "--type", "q4_1",
+                               *more)
+            self.assertEqual(got.returncode, 0, got.stderr)
+            with open(self.path("q.gguf"), "rb") as f:
+                files.append(f.read())
+        self.assertNotEqual(files[0], files[1])
+        self.refuse(1, ["importance"], "-M", "convert", "-m", MODEL, "-o", "x.gguf", "--type",
+                    "q4_1", "--imat-in", MODEL)
+
+    def test_a_killed_conversion_is_done_by_the_next(self):
+        command = ["-M", "convert", "-m", MODEL, "-o", "k.gguf", "--type", "q4_0"]
+        running = subprocess.Popen([PROGRAM, *command], cwd=self.folder, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        parts, end = [], time.monotonic() + 60
+        while not parts and running.poll() is None and time.monotonic() < end:
+            parts = [f for f in os.listdir(self.folder) if f.endswith(".part")]
+        running.kill()
+        running.wait()
+        self.assertEqual(len(parts), 1)
+        self.assertFalse(os.path.exists(self.path("k.gguf")))
+        got = self.run_cli(*command)
+        self.assertEqual(got.returncode, 0, got.stderr)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["k.gguf", "out"])
+
     def test_tools_refuse_what_they_cannot_do(self):
         for words, *args in (
                 (["one adapter file"], "-M", "adapter_info"),
@@ -539,7 +592,11 @@ class Adapters(Case):
                 (["-m FILE"], "-M", "adapter_convert", "--input", self.NEON, "--naming", "comfy",
                  "-o", "o.safetensors"),
                 ([".safetensors"], "-M", "adapter_convert", "--input", self.NEON, "-o", "o.png"),
-                (["--lora"], "-M", "convert", "-m", MODEL, "-o", "o.safetensors")):
+                (["f8_e5m2"], "-M", "adapter_convert", "--input", self.NEON, "--type", "q8_0",
+                 "-o", "o.safetensors"),
+                ([".gguf"], "-M", "convert", "-m", MODEL, "-o", "o.png"),
+                (["quant-cache"], "-m", MODEL, "-p", "x", "--type", "q8_0", "--quant-cache",
+                 "nowhere")):
             self.refuse(2, words, *args)
         self.refuse(1, ["rank"], "-M", "adapter_convert", "--input", self.NEON, "--form", "lora",
                     "-o", "o.safetensors")

@@ -135,7 +135,8 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
     struct cpu_device *d = p;
     d->k = cpu_kernels_best();
     d->n_threads = n_threads > 0 ? n_threads : usable_cores();
-    d->base = (struct be_device){.fns = &fns, .name = "cpu", .caps.n_threads = d->n_threads};
+    d->base = (struct be_device){.fns = &fns, .name = "cpu",
+                                .caps = {.n_threads = d->n_threads, .observes = true}};
     d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
     d->base.caps.memory_free = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)page;
     kron_status status = measure(d);

@@ -95,6 +95,8 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
 
 static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
 {
+    const struct be_device *d = &p->device->base;
+
     for (int i = 0; i < p->g->n_ops; i++) {
         const struct gr_op *op = &p->g->ops[i];
         struct cpu_call c = {.p = p, .o = &p->ops[i], .op = op, .k = p->device->k,
@@ -104,6 +106,8 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         c.y = host_value(p->g, op->out, p->arena, bind);
         c.xs = gr_shape_of(p->g, op->in[0]);
         c.ys = gr_shape_of(p->g, op->out);
+        if (d->observe != NULL && (op->kind == OP_LINEAR || op->kind == OP_GEGLU))
+            d->observe(d->observe_user, op->layer, c.x[0], c.xs.n * c.xs.h * c.xs.w);
         op_fns[op->kind]->run(&c);
         KRON_TRY(c.status);
     }
