@@ -2,7 +2,8 @@
  * The activation route: y += deltas of x, as small products on activations. x is [m, k] dense,
  * y [m, out] dense; convolutions bring their windows as rows (conv.c).
  *
- *   low rank    t = x B',  y += s c t A', a few ranks at a time
+ *   low rank    t = x B',  y += s c t A', a few ranks at a time; the ranks of all such deltas of
+ *               a layer stand side by side, as one
  *   Kronecker   x as [m uq, width], width = vq kh kw: either t = x W2' then W1 mixes the uq parts
  *               of a row, or W1 first and then W2, whichever is less work
  *   others      rows of the delta as a weight, times x
@@ -60,6 +61,15 @@ static struct sizes as_rows(const struct wsource *w, const struct delta *d)
     return s;
 }
 
+static int64_t all_ranks(const struct wsource *w)
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < w->n; i++)
+        n += w->at[i].d.kind == DELTA_LOW_RANK ? w->at[i].d.rank : 0;
+    return n;
+}
+
 static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
 {
     struct sizes s = {0};
@@ -67,8 +77,8 @@ static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
 
     switch (d->kind) {
     case DELTA_LOW_RANK:
-        s.panel = at_least(PANEL_BYTES / 4 / (w->k + d->rows), 8, d->rank);
-        s.fixed = s.panel * (w->k + d->rows);
+        s.panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w));
+        s.fixed = s.panel * (w->k + w->out);
         s.per_row = s.panel;
         break;
     case DELTA_KRON:
@@ -157,52 +167,93 @@ void delta_compile(struct be_plan *p, struct cpu_op *o)
     o->delta_at = cpu_take(o, (size_t)(round16(fixed) + round16(rows * m) + 32) * 4);
 }
 
-/* Ranks [r0, r0 + r) of A, times the gain of each output row, as a[rows, r]. */
-static void take_a(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r, float *a)
+/* s g times ranks [r0, r0 + r) of A, g the gain of each output row, as columns of a[rows, ld]. */
+static void take_a(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r, float *a,
+                   int64_t ld)
 {
+    float s = wpass_strength(c, d);
+
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (int64_t o = 0; o < d->rows; o++) {
-        float *to = a + o * r, g = d->axis == GAIN_OUT ? d->gain[o] : 1;
+        float *to = a + o * ld, g = d->axis == GAIN_OUT ? s * d->gain[o] : s;
         const float *from = cpu_floats(c->k, &d->a, (d->from + o) * d->rank + r0, r, to);
         for (int64_t j = 0; j < r; j++)
             to[j] = g * from[j];
     }
 }
 
-/* Ranks [r0, r0 + r) of B, times the gain of each input channel: where they are or in b. */
-static const float *take_b(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r,
-                           float *b)
+/* Ranks [r0, r0 + r) of B, times the gain of each input channel. */
+static void take_b(const struct cpu_call *c, const struct delta *d, int64_t r0, int64_t r, float *b)
 {
     const struct wsource *w = &c->o->w;
     int64_t ks = (int64_t)w->layer->kh * w->layer->kw;
     const float *from = cpu_floats(c->k, &d->b, r0 * w->k, r * w->k, b);
 
-    if (d->axis != GAIN_IN)
-        return from;
-    for (int64_t j = 0; j < r; j++)
+    if (from != b)
+        memcpy(b, from, (size_t)(r * w->k) * sizeof *b);
+    for (int64_t j = 0; d->axis == GAIN_IN && j < r; j++)
         for (int64_t i = 0; i < w->k; i++)
-            b[j * w->k + i] = from[j * w->k + i] * d->gain[i / ks];
-    return b;
+            b[j * w->k + i] *= d->gain[i / ks];
 }
 
-static void low_rank(const struct cpu_call *c, const struct delta *d, float s, const float *x,
-                     int64_t m, float *y)
+/* True for the deltas whose ranks stand side by side. */
+static bool stacks(const struct cpu_call *c, int i)
+{
+    const struct wdelta *d = &c->o->w.at[i];
+
+    return on_rows(d) && d->d.kind == DELTA_LOW_RANK && d->mask == NULL &&
+           d->d.rows == c->o->w.out && wpass_strength(c, &d->d) != 0;
+}
+
+/* Columns [r0, r0 + r) of the ranks side by side, of one delta (`only`) or all that stack (-1). */
+static void take_ranks(const struct cpu_call *c, int only, int64_t r0, int64_t r, float *a,
+                       float *b)
 {
     const struct wsource *w = &c->o->w;
-    struct sizes z = sizes_of(w, d);
-    float *b = cpu_scratch(c, c->o->delta_at), *a = b + z.panel * w->k;
-    float *t = b + round16(z.fixed);
+    int64_t first = 0; /* of delta i among all */
 
-    for (int64_t r0 = 0; r0 < d->rank; r0 += z.panel) {
-        int64_t r = d->rank - r0 < z.panel ? d->rank - r0 : z.panel;
-        const float *pb = take_b(c, d, r0, r, b);
-        take_a(c, d, r0, r, a);
+    for (int i = 0; i < w->n && first < r0 + r; i++) {
+        const struct delta *d = &w->at[i].d;
+        if (only >= 0 ? i != only : !stacks(c, i))
+            continue;
+        int64_t from = first > r0 ? first : r0;
+        int64_t end = first + d->rank < r0 + r ? first + d->rank : r0 + r;
+        if (from < end) {
+            take_b(c, d, from - first, end - from, b + (from - r0) * w->k);
+            take_a(c, d, from - first, end - from, a + from - r0, r);
+        }
+        first += d->rank;
+    }
+}
+
+/* rank: of all that take part. */
+static void low_rank(const struct cpu_call *c, int only, int64_t rank, const float *x, int64_t m,
+                     float *y)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w));
+    int64_t out = only >= 0 ? w->at[only].d.rows : w->out;
+    float *b = cpu_scratch(c, c->o->delta_at), *a = b + panel * w->k;
+    float *t = b + round16(panel * (w->k + w->out));
+
+    for (int64_t r0 = 0; r0 < rank; r0 += panel) {
+        int64_t r = rank - r0 < panel ? rank - r0 : panel;
+        take_ranks(c, only, r0, r, a, b);
         for (int64_t at = 0; at < m; at += c->o->delta_rows) {
             int64_t n = m - at < c->o->delta_rows ? m - at : c->o->delta_rows;
-            onednn_gemm(true, n, r, w->k, 1, x + at * w->k, w->k, pb, w->k, 0, t, r);
-            onednn_gemm(true, n, d->rows, r, s, t, r, a, r, 1, y + at * w->out, w->out);
+            onednn_gemm(true, n, r, w->k, 1, x + at * w->k, w->k, b, w->k, 0, t, r);
+            onednn_gemm(true, n, out, r, 1, t, r, a, r, 1, y + at * w->out, w->out);
         }
     }
+}
+
+static void low_ranks(const struct cpu_call *c, const float *x, int64_t m, float *y)
+{
+    int64_t rank = 0;
+
+    for (int i = 0; i < c->o->w.n; i++)
+        rank += stacks(c, i) ? c->o->w.at[i].d.rank : 0;
+    low_rank(c, -1, rank, x, m, y);
 }
 
 /* z[m, up, width] = s W1 x, then y[m, i, j] += z W2'. */
@@ -279,7 +330,7 @@ static void apply_one(const struct cpu_call *c, int i, const float *x, int64_t m
     float s = wpass_strength(c, d);
 
     if (d->kind == DELTA_LOW_RANK)
-        low_rank(c, d, s, x, m, y);
+        low_rank(c, i, d->rank, x, m, y);
     else if (d->kind == DELTA_KRON && !is_cut(d))
         kronecker(c, i, s, x, m, y);
     else
@@ -362,9 +413,11 @@ void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y, 
             turn_rows(c, m - at < TURN_ROWS ? m - at : TURN_ROWS, y + at * w->out,
                       cpu_thread_scratch(c));
     }
+    low_ranks(c, x, m, y);
     for (int i = 0; i < w->n; i++) {
         const struct wdelta *d = &w->at[i];
-        if (!on_rows(d) || d->d.kind == DELTA_LEFT || wpass_strength(c, &d->d) == 0)
+        if (!on_rows(d) || d->d.kind == DELTA_LEFT || stacks(c, i) ||
+            wpass_strength(c, &d->d) == 0)
             continue;
         if (d->mask != NULL)
             apply_masked(c, i, x, m, y + d->d.at, first);

@@ -87,13 +87,14 @@ static bool scales_base(const struct delta *d)
     return d->axis != GAIN_NONE || (d->replace && d->kind != DELTA_NONE);
 }
 
-/* Takes memory for W2s that every row uses again, as far as it stays small. */
-static void take_w2(struct cpu_op *o, size_t *kept)
+/* Takes memory for W2s that every row uses again, as far as it stays small. Those that would have
+ * to be multiplied out again come first: to decode one again costs less. */
+static void take_w2(struct cpu_op *o, bool products, size_t *kept)
 {
     for (int i = 0; i < o->w.n; i++) {
         const struct delta *d = &o->w.at[i].d;
         size_t bytes = (size_t)(d->vp * d->vq * kernel_size(o->w.layer)) * sizeof(float);
-        if (!w2_needs_memory(d) || bytes > W2_MOST - *kept)
+        if (!w2_needs_memory(d) || (d->w2.data == NULL) != products || bytes > W2_MOST - *kept)
             continue;
         o->w.at[i].w2_at = cpu_take(o, bytes);
         *kept += bytes;
@@ -123,7 +124,8 @@ static void settle(struct cpu_op *o)
     w->temp_at = temp ? AT_ROW + w->row_floats : 0;
     if (o->own_bias)
         o->bias_at = cpu_take(o, (size_t)w->out * sizeof(float));
-    take_w2(o, &kept);
+    take_w2(o, true, &kept);
+    take_w2(o, false, &kept);
 }
 
 static kron_status take_deltas(struct be_plan *p, struct cpu_op *o, const struct layer *l, int n)
@@ -584,6 +586,13 @@ static void fetch_ahead(const struct wsource *w, int64_t at, int64_t n_col)
         __builtin_prefetch(p + i, 0, 2);
 }
 
+/* Kronecker deltas are added to a row while it is in the first cache; others take several rows at
+ * once, and gains come before both. */
+static bool by_row(const struct wsource *w, int i)
+{
+    return w->at[i].in_rows && w->at[i].d.kind == DELTA_KRON && !w->gains;
+}
+
 void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
                 int64_t col, int64_t n_col, float *dst, int64_t ld, float *scratch)
 {
@@ -600,13 +609,16 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
             fused_row(c, w, &r, row + i, col, n_col, one.dst, scratch + AT_ROW + SEG);
         else
             decode_rows(c, w, &one);
+        for (int d = 0; d < w->n; d++)
+            if (d != fused && by_row(w, d))
+                add_delta(c, w, d, &one);
     }
     if (w->gains)
         scale_base(c, w, &p);
     for (int i = 0; i < w->n; i++) {
         if (w->at[i].d.kind == DELTA_RIGHT)
             turn_window(c, w, i, &p);
-        else if (w->at[i].in_rows && i != fused)
+        else if (w->at[i].in_rows && !by_row(w, i))
             add_delta(c, w, i, &p);
     }
 }
