@@ -62,6 +62,7 @@ struct cpu_op {
     size_t thread_bytes;           /* of one worker, from threads_at */
     int64_t block;                 /* linear: weight rows of one block */
     int64_t m_chunk;               /* linear: activation rows of one product */
+    int64_t temp_floats;           /* of temp_at */
     bool by_rows;                  /* linear: whole rows go through scratch */
     int64_t delta_rows;            /* activation route: rows of one chunk */
     int64_t mask_rows;             /* and of scaled activations, at mask_at */
@@ -171,6 +172,16 @@ bool delta_turns(const struct wsource *w);
 void delta_compile(struct be_plan *p, struct cpu_op *o);
 /* Scratch that one worker needs for left deltas. */
 size_t delta_thread_bytes(const struct wsource *w);
+/* Low ranks that can be added to each part of a product while it is warm, if nothing else is left
+ * to do on activations: t[m, r] and a[out, r] of y += t a'. */
+struct delta_ranks {
+    int64_t r; /* 0: not so */
+    const float *t, *a;
+};
+struct delta_ranks delta_ranks(const struct cpu_call *c, const float *x, int64_t m);
+/* Columns [col, col + n) of rows [row, row + rows), at y. */
+void delta_add_ranks(const struct delta_ranks *k, int64_t row, int64_t rows, int64_t col,
+                     int64_t n, float *y, int64_t ld);
 /* y[m, out] = W x, dense, without bias: turned by left deltas, plus the deltas of x[m, k]. The
  * first row is that of pixel `first` of the op's output. */
 void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y, int64_t first);

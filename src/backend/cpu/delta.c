@@ -247,6 +247,35 @@ static void low_rank(const struct cpu_call *c, int only, int64_t rank, const flo
     }
 }
 
+struct delta_ranks delta_ranks(const struct cpu_call *c, const float *x, int64_t m)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w)), rank = 0;
+    float *b = cpu_scratch(c, c->o->delta_at), *a = b + panel * w->k;
+    float *t = b + round16(panel * (w->k + w->out));
+    struct delta_ranks none = {0};
+
+    for (int i = 0; i < w->n; i++) {
+        const struct wdelta *d = &w->at[i];
+        if (on_rows(d) && !stacks(c, i) && delta_strength(&d->d, c->strengths) != 0)
+            return none;
+        rank += stacks(c, i) ? d->d.rank : 0;
+    }
+    if (rank == 0 || rank > panel || m > c->o->delta_rows)
+        return none;
+    take_ranks(c, -1, 0, rank, a, b);
+    onednn_gemm(true, m, rank, w->k, 1, x, w->k, b, w->k, 0, t, rank);
+    return (struct delta_ranks){rank, t, a};
+}
+
+void delta_add_ranks(const struct delta_ranks *k, int64_t row, int64_t rows, int64_t col,
+                     int64_t n, float *y, int64_t ld)
+{
+    if (k->r > 0)
+        onednn_gemm(true, rows, n, k->r, 1, k->t + row * k->r, k->r, k->a + col * k->r, k->r, 1, y,
+                    ld);
+}
+
 static void low_ranks(const struct cpu_call *c, const float *x, int64_t m, float *y)
 {
     int64_t rank = 0;

@@ -81,8 +81,8 @@ static void finish(const struct cpu_call *c, float *y, const float *x, int64_t l
 /* One block of output columns. With an activation after the sum of base and deltas, finishing
  * waits (`raw`). A residual in the output's place is added by the product itself, but where an
  * activation comes between: then the product goes through scratch. */
-static void linear_block(const struct cpu_call *c, const float *bias, int64_t row, int64_t n,
-                         bool raw)
+static void linear_block(const struct cpu_call *c, const struct delta_ranks *ranks,
+                         const float *bias, int64_t row, int64_t n, bool raw)
 {
     const struct cpu_op *o = c->o;
     const float *w = block_of(c, row, n, cpu_scratch(c, o->block_at)), *res = c->x[1];
@@ -96,10 +96,12 @@ static void linear_block(const struct cpu_call *c, const float *bias, int64_t ro
         float *y = c->y + at * ldy;
         if (through) {
             onednn_gemm(true, rows, n, k, 1, x, k, w, k, 0, temp, n);
+            delta_add_ranks(ranks, at, rows, row, n, temp, n);
             finish(c, y, temp, n, bias, y, rows, row, n);
             continue;
         }
         onednn_gemm(true, rows, n, k, 1, x, k, w, k, in_place ? 1 : 0, y + row, ldy);
+        delta_add_ranks(ranks, at, rows, row, n, y + row, ldy);
         if (!raw)
             finish(c, y, y + row, ldy, bias, in_place || !res ? NULL : res + at * ldy, rows, row,
                    n);
@@ -138,14 +140,18 @@ static void linear_run(struct cpu_call *c)
         finish(c, c->y, temp, out, bias, res, m, 0, out);
         return;
     }
-    if (o->by_rows && deltas) {
+    struct delta_ranks ranks = {0};
+    if (deltas)
+        ranks = delta_ranks(c, c->x[0], m);
+    raw = raw && ranks.r == 0;
+    if (o->by_rows && deltas && ranks.r == 0) {
         for (int64_t at = 0; at < m; at += o->m_chunk)
             linear_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
         return;
     }
     for (int64_t row = 0; row < out; row += o->block)
-        linear_block(c, bias, row, out - row < o->block ? out - row : o->block, raw);
-    if (deltas)
+        linear_block(c, &ranks, bias, row, out - row < o->block ? out - row : o->block, raw);
+    if (deltas && ranks.r == 0)
         delta_apply(c, c->x[0], m, c->y, 0);
     if (raw)
         finish(c, c->y, c->y, out, bias, res, m, 0, out);
@@ -156,7 +162,8 @@ static void take_temp(struct cpu_op *o, int64_t m, int64_t width)
 {
     o->m_chunk = TEMP_BYTES / 4 / width < 32 ? 32 : TEMP_BYTES / 4 / width;
     o->m_chunk = o->m_chunk < m ? o->m_chunk : m;
-    o->temp_at = cpu_take(o, (size_t)(o->m_chunk * width) * 4);
+    o->temp_floats = o->m_chunk * width;
+    o->temp_at = cpu_take(o, (size_t)o->temp_floats * 4);
 }
 
 /* Scratch of each worker for the weight pass, behind `more`, or for turning. */
@@ -207,19 +214,22 @@ static void gate(const struct cpu_call *c, float *y, const float *value, const f
 }
 
 /* Columns [col, col + n) of values and of gates, in chunks of activations. */
-static void geglu_block(const struct cpu_call *c, const float *bias, int64_t col, int64_t n)
+static void geglu_block(const struct cpu_call *c, const struct delta_ranks *ranks,
+                        const float *bias, int64_t col, int64_t n)
 {
     const struct cpu_op *o = c->o;
-    int64_t m = rows_of(c->xs), k = o->w.k, half = c->ys.c;
+    int64_t m = rows_of(c->xs), k = o->w.k, half = c->ys.c, chunk = o->temp_floats / (2 * n);
     float *mem = cpu_scratch(c, o->block_at), *temp = cpu_scratch(c, o->temp_at);
     const float *wv = block_of(c, col, n, mem);
     const float *wg = block_of(c, half + col, n, mem + o->block * k);
 
-    for (int64_t at = 0; at < m; at += o->m_chunk) {
-        int64_t rows = m - at < o->m_chunk ? m - at : o->m_chunk;
+    for (int64_t at = 0; at < m; at += chunk) {
+        int64_t rows = m - at < chunk ? m - at : chunk;
         const float *x = c->x[0] + at * k;
         onednn_gemm(true, rows, n, k, 1, x, k, wv, k, 0, temp, 2 * n);
         onednn_gemm(true, rows, n, k, 1, x, k, wg, k, 0, temp + n, 2 * n);
+        delta_add_ranks(ranks, at, rows, col, n, temp, 2 * n);
+        delta_add_ranks(ranks, at, rows, half + col, n, temp + n, 2 * n);
         gate(c, c->y + at * half, temp, temp + n, 2 * n, bias, rows, col, n);
     }
 }
@@ -253,12 +263,16 @@ static void geglu_run(struct cpu_call *c)
         memset(zero, 0, (size_t)o->w.out * sizeof *zero);
         bias = zero;
     }
-    if (delta_active(c))
+    bool deltas = delta_active(c);
+    struct delta_ranks ranks = {0};
+    if (deltas)
+        ranks = delta_ranks(c, c->x[0], m);
+    if (deltas && ranks.r == 0)
         for (int64_t at = 0; at < m; at += o->m_chunk)
             geglu_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
     else
         for (int64_t col = 0; col < half; col += o->block)
-            geglu_block(c, bias, col, half - col < o->block ? half - col : o->block);
+            geglu_block(c, &ranks, bias, col, half - col < o->block ? half - col : o->block);
 }
 
 static kron_status geglu_compile(struct be_plan *p, struct cpu_op *o)
