@@ -35,6 +35,7 @@ struct wdelta {
     struct delta d;      /* gains worked out; the input form brought to low rank */
     bool in_rows;
     size_t w2_at;        /* where in the op's scratch its W2 is kept as f32, or NONE_AT */
+    size_t w1_at;        /* Kronecker: and s c W1 */
     const float *mask;   /* region: a factor for each pixel of the op, or NULL */
 };
 #define NONE_AT ((size_t)-1)
@@ -46,8 +47,7 @@ struct wsource {
     struct wdelta *at;
     int n;
     bool gains;         /* some delta scales rows or columns of the base */
-    int64_t row_floats; /* of a worker's scratch for rows of factors */
-    int64_t temp_at;    /* in a worker's scratch: rows of a delta on its own; 0: not needed */
+    bool temp;          /* some delta needs a worker's room for rows of its own */
     int64_t out, k;
 };
 

@@ -86,7 +86,7 @@ static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
             return as_rows(w, d);
         width = kron_width(w, d);
         s.panel = at_least(PANEL_BYTES / 4 / width, 16, d->vp);
-        s.fixed = s.panel * width + d->up * d->uq;
+        s.fixed = s.panel * width;
         s.per_row = w1_first(w, d) ? d->up * width : d->uq * s.panel;
         break;
     case DELTA_HADAMARD:
@@ -315,18 +315,14 @@ static void kron_w2_first(const struct cpu_call *c, const struct delta *d, const
                    true);
 }
 
-static void kronecker(const struct cpu_call *c, int i, float s, const float *x, int64_t m,
-                      float *y)
+static void kronecker(const struct cpu_call *c, int i, const float *x, int64_t m, float *y)
 {
     const struct wsource *w = &c->o->w;
     const struct delta *d = &w->at[i].d;
     struct sizes z = sizes_of(w, d);
-    float *w1 = cpu_scratch(c, c->o->delta_at), *w2 = w1 + d->up * d->uq;
-    float *t = w1 + round16(z.fixed);
-    const float *from = cpu_floats(c->k, &d->w1, 0, d->up * d->uq, w1);
+    const float *w1 = cpu_scratch(c, w->at[i].w1_at); /* s c W1 */
+    float *w2 = cpu_scratch(c, c->o->delta_at), *t = w2 + round16(z.fixed);
 
-    for (int64_t j = 0; j < d->up * d->uq; j++)
-        w1[j] = s * from[j];
     for (int64_t at = 0; at < m; at += c->o->delta_rows) {
         int64_t n = m - at < c->o->delta_rows ? m - at : c->o->delta_rows;
         for (int64_t j0 = 0; j0 < d->vp; j0 += z.panel) {
@@ -356,12 +352,11 @@ static void as_weight(const struct cpu_call *c, int i, const float *x, int64_t m
 static void apply_one(const struct cpu_call *c, int i, const float *x, int64_t m, float *y)
 {
     const struct delta *d = &c->o->w.at[i].d;
-    float s = wpass_strength(c, d);
 
     if (d->kind == DELTA_LOW_RANK)
         low_rank(c, i, d->rank, x, m, y);
     else if (d->kind == DELTA_KRON && !is_cut(d))
-        kronecker(c, i, s, x, m, y);
+        kronecker(c, i, x, m, y);
     else
         as_weight(c, i, x, m, y);
 }

@@ -21,6 +21,7 @@ enum {
     AT_P = AT_A + WPASS_ROWS * RANKS,
     AT_Q = AT_P + WPASS_ROWS * SEG,
     AT_ROW = AT_Q + WPASS_ROWS * SEG,
+    AT_TEMP = AT_ROW + SEG, /* rows of a delta on its own, if some delta needs them */
 };
 
 static int64_t kernel_size(const struct layer *l)
@@ -106,8 +107,6 @@ static void settle(struct cpu_op *o)
 {
     struct wsource *w = &o->w;
     const struct tensor *bias = &w->layer->bias;
-    int64_t longest = 0;
-    bool temp = false;
     size_t kept = 0;
 
     o->has_bias = bias->data != NULL;
@@ -117,11 +116,11 @@ static void settle(struct cpu_op *o)
         o->has_bias = o->has_bias || d->bias != NULL;
         o->own_bias = o->own_bias || d->bias != NULL;
         w->gains = w->gains || scales_base(d);
-        temp = temp || d->axis == GAIN_IN;
-        longest = d->uq > longest ? d->uq : longest;
+        w->temp = w->temp || d->axis == GAIN_IN;
     }
-    w->row_floats = SEG + longest;
-    w->temp_at = temp ? AT_ROW + w->row_floats : 0;
+    for (int i = 0; i < w->n; i++)
+        if (w->at[i].d.kind == DELTA_KRON)
+            w->at[i].w1_at = cpu_take(o, (size_t)(w->at[i].d.up * w->at[i].d.uq) * sizeof(float));
     if (o->own_bias)
         o->bias_at = cpu_take(o, (size_t)w->out * sizeof(float));
     take_w2(o, true, &kept);
@@ -205,12 +204,12 @@ kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct laye
     return KRON_OK;
 }
 
-/* Short rows of W2 and rows of W1 stand at AT_ROW, then what temp_at says. */
+/* Short rows of W2 stand at AT_ROW. */
 size_t wpass_thread_bytes(const struct wsource *w)
 {
     if (w->n == 0)
         return 0;
-    return (size_t)(AT_ROW + w->row_floats + (w->temp_at ? WPASS_ROWS * SEG : 0)) * sizeof(float);
+    return (size_t)(AT_TEMP + (w->temp ? WPASS_ROWS * SEG : 0)) * sizeof(float);
 }
 
 /* --- products of two factors --- */
@@ -296,15 +295,15 @@ static void add_full(const struct cpu_kernels *k, const struct wsource *w, const
  * where it is there as f32, else in segments that are decoded, or multiplied, as they are used. */
 struct kron_rows {
     const struct delta *d;
+    const float *w1; /* s c W1[up, uq] */
     const float *w2; /* [vp, width] as f32, or NULL */
-    float s;
     int64_t width;
 };
 
 static struct kron_rows kron_of(const struct cpu_call *c, const struct wsource *w, int i)
 {
     const struct delta *d = &w->at[i].d;
-    struct kron_rows r = {.d = d, .s = wpass_strength(c, d)};
+    struct kron_rows r = {.d = d, .w1 = cpu_scratch(c, w->at[i].w1_at)};
 
     r.width = d->vq * kernel_size(w->layer);
     if (!w2_needs_memory(d))
@@ -344,18 +343,24 @@ static const float *w2_part(const struct cpu_kernels *k, const struct kron_rows 
     return one.dst;
 }
 
+/* True if columns [m0, m0 + m) of some group of `width` are columns of the piece. */
+static bool touches(const struct piece *p, int64_t width, int64_t m0, int64_t m)
+{
+    int64_t l = p->col >= m0 + m ? (p->col - m0 - m) / width + 1 : 0; /* first that ends in it */
+
+    return l * width + m0 < p->col + p->n_col;
+}
+
 static void add_kron(const struct cpu_kernels *k, const struct kron_rows *r, const float *g,
                      const struct piece *p)
 {
     const struct delta *d = r->d;
-    float *w1_mem = p->scratch + AT_ROW + SEG;
 
     for (int64_t m0 = 0; m0 < r->width; m0 += r->w2 ? r->width : SEG) {
         int64_t m = r->w2 || r->width - m0 < SEG ? r->width - m0 : SEG;
-        for (int64_t o = 0; o < p->n; o++) {
+        for (int64_t o = 0; touches(p, r->width, m0, m) && o < p->n; o++) {
             int64_t i = (p->row + o) / d->vp, j = (p->row + o) % d->vp;
-            const float *w1 = cpu_floats(k, &d->w1, i * d->uq, d->uq, w1_mem);
-            kron_row(k, r->width, g ? r->s * g[o] : r->s, w1,
+            kron_row(k, r->width, g ? g[o] : 1, r->w1 + i * d->uq,
                      w2_part(k, r, j, m0, m, p->scratch), m0, m, p, p->dst + o * p->ld);
         }
     }
@@ -391,7 +396,7 @@ static void add_by_column(const struct cpu_call *c, const struct wsource *w, int
 
     for (int64_t at = 0; at < p->n_col; at += SEG) {
         struct piece to = narrower(p, at, SEG), own = to;
-        own.dst = p->scratch + w->temp_at;
+        own.dst = p->scratch + AT_TEMP;
         own.ld = to.n_col;
         memset(own.dst, 0, (size_t)(own.n * own.ld) * sizeof *own.dst);
         add_factors(c, w, i, NULL, &own);
@@ -555,12 +560,11 @@ static int fused_delta(const struct cpu_call *c, const struct wsource *w)
 /* Base and Kronecker delta of one row: nothing is stored and read again between the two. */
 static void fused_row(const struct cpu_call *c, const struct wsource *w,
                       const struct kron_rows *r, int64_t row, int64_t col, int64_t n_col,
-                      float *dst, float *scratch)
+                      float *dst)
 {
     const struct delta *d = r->d;
     int64_t o = row + d->from;
-    const float *w2 = r->w2 + o % d->vp * r->width;
-    const float *w1 = cpu_floats(c->k, &d->w1, o / d->vp * d->uq, d->uq, scratch);
+    const float *w2 = r->w2 + o % d->vp * r->width, *w1 = r->w1 + o / d->vp * d->uq;
     const char *base = w->base.data;
     int bytes = dtype_info(w->base.type)->bytes;
 
@@ -568,7 +572,7 @@ static void fused_row(const struct cpu_call *c, const struct wsource *w,
         int64_t l = at / r->width, m = at % r->width, n = r->width - m;
         n = n < col + n_col - at ? n : col + n_col - at;
         c->k->decode_axpy(w->base.type, base + (row * w->k + at) * bytes, n, dst + at - col,
-                          r->s * w1[l], w2 + m);
+                          w1[l], w2 + m);
         at += n;
     }
 }
@@ -606,7 +610,7 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
         struct piece one = {row + i, 1, col, n_col, dst + i * ld, ld, scratch};
         fetch_ahead(w, (row + i) * w->k + col + n_col, n_col);
         if (fused >= 0)
-            fused_row(c, w, &r, row + i, col, n_col, one.dst, scratch + AT_ROW + SEG);
+            fused_row(c, w, &r, row + i, col, n_col, one.dst);
         else
             decode_rows(c, w, &one);
         for (int d = 0; d < w->n; d++)
@@ -681,10 +685,21 @@ static void write_w2(const struct cpu_call *c, const struct wsource *w, const st
     }
 }
 
+static void write_w1(const struct cpu_call *c, const struct delta *d, float *dst)
+{
+    const float *from = cpu_floats(c->k, &d->w1, 0, d->up * d->uq, dst);
+    float s = wpass_strength(c, d);
+
+    for (int64_t i = 0; i < d->up * d->uq; i++)
+        dst[i] = s * from[i];
+}
+
 void wpass_prepare(const struct cpu_call *c, const struct wsource *w)
 {
     for (int i = 0; i < w->n; i++) {
         const struct delta *d = &w->at[i].d;
+        if (d->kind == DELTA_KRON && wpass_strength(c, d) != 0)
+            write_w1(c, d, cpu_scratch(c, w->at[i].w1_at));
         if (w->at[i].w2_at != NONE_AT && wpass_strength(c, d) != 0)
             write_w2(c, w, d, 0, d->vp, cpu_scratch(c, w->at[i].w2_at));
     }
