@@ -28,13 +28,14 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
     }
 }
 
-/* Merging beyond what is asked for may take a quarter of what the device has left. */
+/* Merging of its own accord, where adapters would cost time, may take half of what the device has
+ * left: several on every layer of SDXL need 10 GB. */
 static size_t merge_budget(const struct session *s)
 {
     size_t all = s->params.max_memory > 0 ? (size_t)s->params.max_memory
                                           : s->e->device->caps.memory_free;
 
-    return all / 4;
+    return all / 2;
 }
 
 static kron_status make_binds(struct session *s, struct net *net)
