@@ -141,6 +141,14 @@ static kron_status pop(struct machine *m, struct pickle_value **out)
     return KRON_OK;
 }
 
+/* Two values, the one that was pushed first in *first. */
+static kron_status pop_two(struct machine *m, struct pickle_value **first,
+                           struct pickle_value **second)
+{
+    KRON_TRY(pop(m, second));
+    return pop(m, first);
+}
+
 /* The place of the topmost mark. What is above it stays in the array after the stack is cut. */
 static kron_status find_mark(struct machine *m, size_t *out)
 {
@@ -276,8 +284,7 @@ static kron_status stack_global(struct machine *m)
 {
     struct pickle_value *name = NULL, *module = NULL;
 
-    KRON_TRY(pop(m, &name));
-    KRON_TRY(pop(m, &module));
+    KRON_TRY(pop_two(m, &module, &name));
     if (name->kind != PICKLE_TEXT || module->kind != PICKLE_TEXT)
         return bad(m, "a name that is no string");
     return push_global(m, module->text, module->len, name->text, name->len);
@@ -357,8 +364,7 @@ static kron_status reduce(struct machine *m)
 {
     struct pickle_value *function = NULL, *args = NULL;
 
-    KRON_TRY(pop(m, &args));
-    KRON_TRY(pop(m, &function));
+    KRON_TRY(pop_two(m, &function, &args));
     if (function->kind != PICKLE_GLOBAL || args->kind != PICKLE_LIST)
         return bad(m, "a call of what is no function");
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)

@@ -61,13 +61,14 @@ static struct sizes as_rows(const struct wsource *w, const struct delta *d)
     return s;
 }
 
-static int64_t all_ranks(const struct wsource *w)
+/* Ranks of a layer that are held at once, side by side. */
+static int64_t rank_panel(const struct wsource *w)
 {
     int64_t n = 0;
 
     for (int i = 0; i < w->n; i++)
         n += w->at[i].d.kind == DELTA_LOW_RANK ? w->at[i].d.rank : 0;
-    return n;
+    return at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, n);
 }
 
 static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
@@ -77,7 +78,7 @@ static struct sizes sizes_of(const struct wsource *w, const struct delta *d)
 
     switch (d->kind) {
     case DELTA_LOW_RANK:
-        s.panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w));
+        s.panel = rank_panel(w);
         s.fixed = s.panel * (w->k + w->out);
         s.per_row = s.panel;
         break;
@@ -226,23 +227,46 @@ static void take_ranks(const struct cpu_call *c, int only, int64_t r0, int64_t r
     }
 }
 
+static int64_t stacked_ranks(const struct cpu_call *c)
+{
+    int64_t n = 0;
+
+    for (int i = 0; i < c->o->w.n; i++)
+        n += stacks(c, i) ? c->o->w.at[i].d.rank : 0;
+    return n;
+}
+
+/* Where a panel of B, one of A and the ranks of activations stand. */
+struct rank_room {
+    int64_t panel;
+    float *b, *a, *t;
+};
+
+static struct rank_room rank_room(const struct cpu_call *c)
+{
+    const struct wsource *w = &c->o->w;
+    struct rank_room r = {.panel = rank_panel(w), .b = cpu_scratch(c, c->o->delta_at)};
+
+    r.a = r.b + r.panel * w->k;
+    r.t = r.b + round16(r.panel * (w->k + w->out));
+    return r;
+}
+
 /* rank: of all that take part. */
 static void low_rank(const struct cpu_call *c, int only, int64_t rank, const float *x, int64_t m,
                      float *y)
 {
     const struct wsource *w = &c->o->w;
-    int64_t panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w));
     int64_t out = only >= 0 ? w->at[only].d.rows : w->out;
-    float *b = cpu_scratch(c, c->o->delta_at), *a = b + panel * w->k;
-    float *t = b + round16(panel * (w->k + w->out));
+    struct rank_room z = rank_room(c);
 
-    for (int64_t r0 = 0; r0 < rank; r0 += panel) {
-        int64_t r = rank - r0 < panel ? rank - r0 : panel;
-        take_ranks(c, only, r0, r, a, b);
+    for (int64_t r0 = 0; r0 < rank; r0 += z.panel) {
+        int64_t r = rank - r0 < z.panel ? rank - r0 : z.panel;
+        take_ranks(c, only, r0, r, z.a, z.b);
         for (int64_t at = 0; at < m; at += c->o->delta_rows) {
             int64_t n = m - at < c->o->delta_rows ? m - at : c->o->delta_rows;
-            onednn_gemm(true, n, r, w->k, 1, x + at * w->k, w->k, b, w->k, 0, t, r);
-            onednn_gemm(true, n, out, r, 1, t, r, a, r, 1, y + at * w->out, w->out);
+            onednn_gemm(true, n, r, w->k, 1, x + at * w->k, w->k, z.b, w->k, 0, z.t, r);
+            onednn_gemm(true, n, out, r, 1, z.t, r, z.a, r, 1, y + at * w->out, w->out);
         }
     }
 }
@@ -250,22 +274,20 @@ static void low_rank(const struct cpu_call *c, int only, int64_t rank, const flo
 struct delta_ranks delta_ranks(const struct cpu_call *c, const float *x, int64_t m)
 {
     const struct wsource *w = &c->o->w;
-    int64_t panel = at_least(PANEL_BYTES / 4 / (w->k + w->out), 8, all_ranks(w)), rank = 0;
-    float *b = cpu_scratch(c, c->o->delta_at), *a = b + panel * w->k;
-    float *t = b + round16(panel * (w->k + w->out));
+    int64_t rank = stacked_ranks(c);
     struct delta_ranks none = {0};
 
     for (int i = 0; i < w->n; i++) {
         const struct wdelta *d = &w->at[i];
         if (on_rows(d) && !stacks(c, i) && delta_strength(&d->d, c->strengths) != 0)
             return none;
-        rank += stacks(c, i) ? d->d.rank : 0;
     }
-    if (rank == 0 || rank > panel || m > c->o->delta_rows)
+    if (rank == 0 || rank > rank_panel(w) || m > c->o->delta_rows)
         return none;
-    take_ranks(c, -1, 0, rank, a, b);
-    onednn_gemm(true, m, rank, w->k, 1, x, w->k, b, w->k, 0, t, rank);
-    return (struct delta_ranks){rank, t, a};
+    struct rank_room z = rank_room(c);
+    take_ranks(c, -1, 0, rank, z.a, z.b);
+    onednn_gemm(true, m, rank, w->k, 1, x, w->k, z.b, w->k, 0, z.t, rank);
+    return (struct delta_ranks){rank, z.t, z.a};
 }
 
 void delta_add_ranks(const struct delta_ranks *k, int64_t row, int64_t rows, int64_t col,
@@ -274,15 +296,6 @@ void delta_add_ranks(const struct delta_ranks *k, int64_t row, int64_t rows, int
     if (k->r > 0)
         onednn_gemm(true, rows, n, k->r, 1, k->t + row * k->r, k->r, k->a + col * k->r, k->r, 1, y,
                     ld);
-}
-
-static void low_ranks(const struct cpu_call *c, const float *x, int64_t m, float *y)
-{
-    int64_t rank = 0;
-
-    for (int i = 0; i < c->o->w.n; i++)
-        rank += stacks(c, i) ? c->o->w.at[i].d.rank : 0;
-    low_rank(c, -1, rank, x, m, y);
 }
 
 /* z[m, up, width] = s W1 x, then y[m, i, j] += z W2'. */
@@ -437,7 +450,7 @@ void delta_apply(const struct cpu_call *c, const float *x, int64_t m, float *y, 
             turn_rows(c, m - at < TURN_ROWS ? m - at : TURN_ROWS, y + at * w->out,
                       cpu_thread_scratch(c));
     }
-    low_ranks(c, x, m, y);
+    low_rank(c, -1, stacked_ranks(c), x, m, y);
     for (int i = 0; i < w->n; i++) {
         const struct wdelta *d = &w->at[i];
         if (!on_rows(d) || d->d.kind == DELTA_LEFT || stacks(c, i) ||

@@ -140,9 +140,7 @@ static void linear_run(struct cpu_call *c)
         finish(c, c->y, temp, out, bias, res, m, 0, out);
         return;
     }
-    struct delta_ranks ranks = {0};
-    if (deltas)
-        ranks = delta_ranks(c, c->x[0], m);
+    struct delta_ranks ranks = delta_ranks(c, c->x[0], m);
     raw = raw && ranks.r == 0;
     if (o->by_rows && deltas && ranks.r == 0) {
         for (int64_t at = 0; at < m; at += o->m_chunk)
@@ -264,9 +262,7 @@ static void geglu_run(struct cpu_call *c)
         bias = zero;
     }
     bool deltas = delta_active(c);
-    struct delta_ranks ranks = {0};
-    if (deltas)
-        ranks = delta_ranks(c, c->x[0], m);
+    struct delta_ranks ranks = delta_ranks(c, c->x[0], m);
     if (deltas && ranks.r == 0)
         for (int64_t at = 0; at < m; at += o->m_chunk)
             geglu_rows(c, bias, at, m - at < o->m_chunk ? m - at : o->m_chunk);
