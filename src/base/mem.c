@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: MIT
  * Memory: one door for all allocation, so that limits and failures are handled in one place. */
+#define _DEFAULT_SOURCE /* madvise */
 #include "base/base.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64 };
+enum {
+    ALIGN = 64,
+    LARGE = 4 << 20,     /* from here on in the system's large pages, if it has some */
+    LARGE_PAGE = 2 << 20,
+};
 
 /* Test switch; counts down over all threads. Negative: off. */
 static long fail_countdown = -1;
@@ -39,12 +45,15 @@ bool size_mul(size_t a, size_t b, size_t *out)
 
 kron_status mem_alloc(void **out, size_t bytes, const char *what)
 {
+    size_t align = bytes >= LARGE ? LARGE_PAGE : ALIGN;
     void *p;
 
     *out = NULL;
     /* aligned_alloc() wants whole multiples: AddressSanitizer would miss a step over the end. */
-    if (must_fail() || posix_memalign(&p, ALIGN, bytes > 0 ? bytes : 1) != 0)
+    if (must_fail() || posix_memalign(&p, align, bytes > 0 ? bytes : 1) != 0)
         return err_set(KRON_ERR_MEMORY, "out of memory: %.1f MB for %s", (double)bytes / 1e6, what);
+    if (bytes >= LARGE) /* a hint: scratch is read in many streams, each in pages of its own */
+        (void)madvise(p, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
     *out = memset(p, 0, bytes);
     return KRON_OK;
 }

@@ -256,13 +256,3 @@ const char *bench_unit(const struct bench_shape *b)
     return b->kind == OP_LINEAR || b->kind == OP_GEGLU || b->kind == OP_CONV2D ||
                    b->kind == OP_ATTENTION ? "GF/s" : "GB/s";
 }
-
-void bench_shrink(struct bench_shape *b)
-{
-    while (bench_work(b) > 4e7 && (b->x.h > 4 || b->x.w > 4)) {
-        b->x.h = (b->x.h + 1) / 2;
-        b->x.w = (b->x.w + 1) / 2;
-    }
-    while (b->lokr == 0 && bench_work(b) > 4e7 && b->kind != OP_ATTENTION && b->out > 64)
-        b->out /= 2;
-}

@@ -494,7 +494,11 @@ static void build_conv(struct gen *r, uint64_t seed)
     bool asym = chance(r, 10);
     int stride = 1 + (int)below(r, 2);
 
-    if (chance(r, 2)) { /* several blocks of channels */
+    if (chance(r, 15)) { /* enough channels for transformed tiles: few of them, or many */
+        in = row_length(r, 32 + below(r, 100)), out = 32 + below(r, 60), side = sides[0], stride = 1;
+        if (chance(r, 20))
+            n = 1, h = 38 + below(r, 4), w = 41 + below(r, 4);
+    } else if (chance(r, 2)) { /* several blocks of channels */
         n = 1, h = w = 3, in = 256, out = 600 + below(r, 300);
     } else if (chance(r, 2)) { /* several strips of rows */
         n = 2, h = w = 128, in = 1, out = 65 + below(r, 8);

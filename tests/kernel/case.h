@@ -53,8 +53,6 @@ void bench_build(struct test_case *t, const struct bench_shape *b);
 /* Floating point operations of a product, bytes moved by others; what bench_unit() says. */
 double bench_work(const struct bench_shape *b);
 const char *bench_unit(const struct bench_shape *b);
-/* Fewer rows, for the slow reference. */
-void bench_shrink(struct bench_shape *b);
 
 /* --- decode.c --- */
 

@@ -7,7 +7,10 @@ static void attention_run(struct cpu_call *c)
 {
     struct gr_shape ks = gr_shape_of(c->p->g, c->op->in[1]);
     int64_t tq = c->xs.h * c->xs.w, tk = ks.h * ks.w, ch = c->xs.c, heads = c->op->heads;
-    int64_t d = ch / heads, blocks = (tq + ATTENTION_Q - 1) / ATTENTION_Q;
+    int64_t d = ch / heads, most = attention_queries(d);
+    while (most > 96 && c->xs.n * heads * (tq + most - 1) / most < 4 * c->threads)
+        most /= 2; /* all workers shall find work */
+    int64_t blocks = (tq + most - 1) / most;
     int64_t each = (tq + blocks - 1) / blocks; /* evenly: no short last block */
 
     /* Causal blocks differ in work, so threads take them as they come. */

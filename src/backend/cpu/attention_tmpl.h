@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * Attention of one block of queries over all keys, a block of keys at a time: the softmax is
  * kept up to date by its running maximum and sum (Milakov and Gimelshein 2018; Dao et al. 2022),
- * so scores exist only for ATTENTION_Q x B pairs, B = attention_keys(d).
+ * so scores exist only for ATTENTION_ROWS x B pairs, B = attention_keys(d), which stay in a first
+ * cache.
  *
- * Scratch, in floats:  q[Q, d]  kt[B / PANEL][d, PANEL]  v[B, dp]  s[Q, B]  o[Q, dp]  top[Q]
- * sum[Q], with dp = d rounded up to 16. */
+ * Scratch, in floats:  q[Q, d]  kt[B / PANEL][d, PANEL]  v[B, dp]  s[ROWS, B]  o[Q, dp]  top[Q]
+ * sum[Q], with Q = n_q <= attention_queries(d) and dp = d rounded up to 16. */
 
 enum { PANEL = 2 * VL > 16 ? 2 * VL : 16 }; /* keys side by side in kt: a tile's width */
 
@@ -61,25 +62,26 @@ struct attention_state {
 static void attend_block(const struct attention_tile *t, const struct attention_state *st,
                          int64_t at, int64_t n)
 {
-    int64_t np = (n + PANEL - 1) / PANEL * PANEL, from = 0, m;
+    int64_t np = (n + PANEL - 1) / PANEL * PANEL, from = 0;
 
     if (t->causal && t->first < at) /* queries before the block see nothing of it */
         from = at - t->first;
-    m = t->n_q - from;
-    if (m <= 0)
-        return;
-    for (int64_t j = 0; j < np; j += PANEL)
-        k_gemm(m, PANEL, t->d, st->q + from * t->d, t->d, st->kt + j * t->d, PANEL,
-               st->s + from * st->width + j, st->width, false);
-    for (int64_t i = from; i < t->n_q; i++) {
-        int64_t seen = t->first + i - at + 1, live = t->causal && seen < n ? seen : n;
-        float shrink = soften(st->s + i * st->width, live, np, &st->top[i], &st->sum[i]);
-        float *o = st->o + i * st->dp;
-        for (int64_t e = 0; shrink != 1.0f && e < st->dp; e += VL)
-            vstore(o + e, vload(o + e) * shrink);
+    for (int64_t m; from < t->n_q; from += m) {
+        m = t->n_q - from < ATTENTION_ROWS ? t->n_q - from : ATTENTION_ROWS;
+        for (int64_t j = 0; j < np; j += PANEL)
+            k_gemm(m, PANEL, t->d, st->q + from * t->d, t->d, st->kt + j * t->d, PANEL, st->s + j,
+                   st->width, false);
+        for (int64_t i = from; i < from + m; i++) {
+            int64_t seen = t->first + i - at + 1, live = t->causal && seen < n ? seen : n;
+            float shrink = soften(st->s + (i - from) * st->width, live, np, &st->top[i],
+                                  &st->sum[i]);
+            float *o = st->o + i * st->dp;
+            for (int64_t e = 0; shrink != 1.0f && e < st->dp; e += VL)
+                vstore(o + e, vload(o + e) * shrink);
+        }
+        k_gemm(m, st->dp, n, st->s, st->width, st->v, st->dp, st->o + from * st->dp, st->dp,
+               true);
     }
-    k_gemm(m, st->dp, n, st->s + from * st->width, st->width, st->v, st->dp,
-           st->o + from * st->dp, st->dp, true);
 }
 
 static struct attention_state attention_begin(const struct attention_tile *t)
@@ -88,12 +90,12 @@ static struct attention_state attention_begin(const struct attention_tile *t)
     float scale = (float)(1 / sqrt((double)t->d));
 
     st.q = t->scratch;
-    st.kt = st.q + ATTENTION_Q * t->d;
+    st.kt = st.q + t->n_q * t->d;
     st.v = st.kt + st.width * t->d;
     st.s = st.v + st.width * st.dp;
-    st.o = st.s + ATTENTION_Q * st.width;
-    st.top = st.o + ATTENTION_Q * st.dp;
-    st.sum = st.top + ATTENTION_Q;
+    st.o = st.s + ATTENTION_ROWS * st.width;
+    st.top = st.o + t->n_q * st.dp;
+    st.sum = st.top + t->n_q;
     for (int64_t i = 0; i < t->n_q; i++) {
         for (int64_t e = 0; e < t->d; e++)
             st.q[i * t->d + e] = t->q[i * t->ldq + e] * scale;

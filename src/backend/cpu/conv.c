@@ -7,6 +7,7 @@
  * convolution was tried first: it reaches this speed only on images in its own blocked layout, and
  * a third to a half of it on NHWC images wider than 128 pixels (AVX2, 2.6). */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/winograd.h"
 #include <omp.h>
 #include <string.h>
 
@@ -216,6 +217,11 @@ static void run_blocks(const struct cpu_call *c, const float *bias)
 {
     int64_t block = c->o->conv->block, out = c->o->w.out;
 
+    if (c->o->wino != NULL) {
+        wino_run(c, bias);
+        return;
+    }
+    memset(cpu_scratch(c, c->o->conv->zeros_at), 0, (size_t)c->xs.c * sizeof(float));
     for (int64_t at = 0; at < out; at += block)
         run_block(c, bias, at, out - at < block ? out - at : block);
 }
@@ -244,7 +250,6 @@ static void conv_run(struct cpu_call *c)
     const float *bias = cpu_bias(c);
 
     wpass_prepare(c, &o->w);
-    memset(cpu_scratch(c, o->conv->zeros_at), 0, (size_t)c->xs.c * sizeof(float));
     if (delta_turns(&o->w) && delta_active(c)) {
         run_turned(c, bias);
         return;
@@ -283,15 +288,13 @@ static int64_t chunk_of(int64_t in, int64_t taps)
     return (in + chunks - 1) / chunks | 1;
 }
 
-static kron_status conv_compile(struct be_plan *p, struct cpu_op *o)
+/* Blocks and groups of the plain sums over taps. */
+static void direct_compile(struct be_plan *p, struct cpu_op *o, int64_t m)
 {
     const struct layer *l = o->op->layer;
-    struct gr_shape y = gr_shape_of(p->g, o->op->out);
-    int64_t m = y.n * y.h * y.w, groups = (m + CONV_GROUP - 1) / CONV_GROUP;
-    struct conv_plan *cp = o->conv = arena_alloc(&p->mem, sizeof *o->conv);
+    struct conv_plan *cp = o->conv;
+    int64_t groups = (m + CONV_GROUP - 1) / CONV_GROUP;
 
-    KRON_TRY(p->mem.status);
-    KRON_TRY(wpass_compile(p, o, l, o->op->route));
     cp->taps = (int64_t)l->kh * l->kw;
     cp->panel = 2 * p->device->k->lanes;
     cp->chunk = chunk_of(l->in, cp->taps);
@@ -304,6 +307,21 @@ static kron_status conv_compile(struct be_plan *p, struct cpu_op *o)
     size_t turn = delta_thread_bytes(&o->w);
     pass = pass > turn ? pass : turn;
     cpu_take_threads(p, o, pixels > pass ? pixels : pass);
+}
+
+static kron_status conv_compile(struct be_plan *p, struct cpu_op *o)
+{
+    const struct layer *l = o->op->layer;
+    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    int64_t m = y.n * y.h * y.w;
+    struct conv_plan *cp = o->conv = arena_alloc(&p->mem, sizeof *o->conv);
+
+    KRON_TRY(p->mem.status);
+    KRON_TRY(wpass_compile(p, o, l, o->op->route));
+    if (wino_suits(p->g, o->op))
+        KRON_TRY(wino_compile(p, o));
+    else
+        direct_compile(p, o, m);
     if (delta_turns(&o->w))
         o->temp_at = cpu_take(o, (size_t)(m * l->out) * sizeof(float));
     if (delta_on_rows(&o->w)) {

@@ -5,7 +5,7 @@
  *   device.c       opening, buffers, rates          weights.c   merged weights
  *   plan.c         graph -> list of prepared operations, one scratch shared by all
  *   wpass.c        rows of a layer's effective weight, on the fly
- *   linear.c conv.c delta.c attention.c norm.c elementwise.c    the operations
+ *   linear.c conv.c winograd.c delta.c attention.c norm.c elementwise.c    the operations
  *
  * An operation is compiled once: its sizes and its share of the scratch are settled
  * then. A run only computes. Weights are decoded a block at a time into scratch that stays in
@@ -56,6 +56,7 @@ struct cpu_op {
     const struct gr_op *op;
     struct wsource w;
     struct conv_plan *conv;
+    struct wino_plan *wino;        /* NULL: plain sums over taps */
     size_t scratch_bytes;          /* all that this op needs */
     bool has_bias, own_bias;       /* there is one; it must be written to bias_at */
     size_t bias_at, threads_at, block_at, temp_at, delta_at;

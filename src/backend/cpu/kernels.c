@@ -12,6 +12,7 @@
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
 #include "backend/cpu/conv_tmpl.h"
+#include "backend/cpu/winograd_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"
@@ -32,9 +33,9 @@ TABLE(c);
 
 int64_t attention_floats(int64_t d)
 {
-    int64_t dp = (d + 15) / 16 * 16, width = attention_keys(d);
+    int64_t dp = (d + 15) / 16 * 16, width = attention_keys(d), q = attention_queries(d);
 
-    return (ATTENTION_Q + width) * (d + dp) + ATTENTION_Q * width + 2 * ATTENTION_Q;
+    return (q + width) * (d + dp) + ATTENTION_ROWS * width + 2 * q;
 }
 
 const struct cpu_kernels *cpu_kernels_best(void)

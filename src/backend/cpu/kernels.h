@@ -32,6 +32,26 @@ struct conv_panel {
     bool add;
 };
 
+/* m[n, 2 * lanes] (+)= v[n, k] u[k, 2 * lanes]: one of the 36 products of a group of tiles by a
+ * panel of channels. next_v and next_u: where the product after this one will read. */
+struct wino_product {
+    const float *v, *u, *next_v, *next_u;
+    float *m;
+    int64_t ldv, ldm, n, k;
+    bool add;
+};
+
+/* One tile of a 3x3 convolution, transformed: 36 numbers of each channel, `step` floats apart;
+ * and the rows x cols <= 4 x 4 pixels that become of it: y = pixels + bias + vec + res, of which
+ * bias, vec and res may be NULL, and y may be res. */
+struct wino_tile {
+    const float *m; /* readable to whole vectors of channels */
+    int64_t step;
+    float *y;
+    const float *res, *bias, *vec;
+    int64_t ld_row, ld_px, rows, cols; /* of y and res */
+};
+
 struct cpu_kernels {
     const char *name;
     int lanes; /* floats of one vector */
@@ -48,6 +68,13 @@ struct cpu_kernels {
     void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                  int64_t ldb, float *c, int64_t ldc, bool add);
     void (*conv)(const struct conv_panel *c);
+    /* Channels [from, from + n) of a tile of 6x6 pixels px, transformed, to v + point * step. */
+    void (*wino_input)(const float *const *px, int64_t from, int64_t n, float *v, int64_t step);
+    /* w[n][9][2 * lanes] transformed: u[point * step][n][2 * lanes]. */
+    void (*wino_weights)(const float *w, int64_t n, float *u, int64_t step);
+    void (*wino_product)(const struct wino_product *a);
+    /* n channels. */
+    void (*wino_output)(const struct wino_tile *t, int64_t n);
     /* For each column c < n: the 8 numbers src[0..7][c] go to dst + at[c]. */
     void (*scatter8)(const float *src, int64_t ld, int64_t n, const int32_t *at, float *dst);
     /* y[i] = act(x[i] + bias[i]) + vec[i] + res[i]; bias, vec, res may be NULL; y may be x, res. */
@@ -67,7 +94,13 @@ struct cpu_kernels {
     void (*attention)(const struct attention_tile *t);
 };
 
-enum { ATTENTION_Q = 96 }; /* most queries of one tile */
+enum { ATTENTION_ROWS = 24 }; /* queries whose scores exist at once */
+/* Most queries of one tile: packing a block of keys is shared by so many, and all stay in a
+ * 512 kB cache. */
+static inline int64_t attention_queries(int64_t d)
+{
+    return d <= 64 ? 384 : d <= 192 ? 192 : 96;
+}
 /* Keys of one block: what keeps a block's panels in a 512 kB cache. */
 static inline int64_t attention_keys(int64_t d)
 {
