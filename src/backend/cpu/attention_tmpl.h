@@ -5,7 +5,7 @@
  * cache.
  *
  * Scratch, in floats:  q[Q, d]  kt[B / PANEL][d, PANEL]  v[B, dp]  s[ROWS, B]  o[Q, dp]  top[Q]
- * sum[Q], with Q = n_q <= attention_queries(d) and dp = d rounded up to 16. */
+ * sum[Q], with Q = n_q <= attention_queries(d) and dp = d rounded up to vectors. */
 
 enum { PANEL = 2 * VL > 16 ? 2 * VL : 16 }; /* keys side by side in kt: a tile's width */
 
@@ -86,7 +86,8 @@ static void attend_block(const struct attention_tile *t, const struct attention_
 
 static struct attention_state attention_begin(const struct attention_tile *t)
 {
-    struct attention_state st = {.width = attention_keys(t->d), .dp = (t->d + 15) / 16 * 16};
+    struct attention_state st = {.width = attention_keys(t->d),
+                                 .dp = (t->d + VL - 1) / VL * VL};
     float scale = (float)(1 / sqrt((double)t->d));
 
     st.q = t->scratch;

@@ -20,7 +20,7 @@ INLINE void store_part(float *p, vf v, int64_t n)
 INLINE void gemm_tile(const int mr, const int nv, int64_t w, int64_t k, const float *a,
                       int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, bool add)
 {
-    vf s[MR][2];
+    vf s[12][2];
     bool whole = w == nv * VL;
 
 #pragma GCC unroll 16
@@ -76,11 +76,26 @@ GEMM_ROWS(12)
 #endif
 GEMM_ROWS(6)
 
-static void k_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                   int64_t ldb, float *c, int64_t ldc, bool add)
+/* One vector of columns of all rows: taller tiles, or too few sums would be under way. */
+static int64_t gemm_column(int64_t m, int64_t k, const float *a, int64_t lda, const float *b,
+                           int64_t ldb, float *c, int64_t ldc, bool add)
 {
     int64_t i = 0;
 
+    for (; i + 12 <= m; i += 12)
+        gemm_tile(12, 1, VL, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
+    return i;
+}
+
+static void k_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                   int64_t ldb, float *c, int64_t ldc, bool add)
+{
+    int64_t i = 0, wide = n / (2 * VL) * (2 * VL);
+
+    if (n - wide == VL && m >= 12 && wide > 0) {
+        i = gemm_column(m, k, a, lda, b + wide, ldb, c + wide, ldc, add);
+        k_gemm(i, wide, k, a, lda, b, ldb, c, ldc, add);
+    }
 #if MR == 12
     for (; i + 12 <= m; i += 12)
         gemm_rows_12(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
