@@ -152,6 +152,11 @@ bool dtype_is_float(enum dtype t)
     return infos[t].encode != NULL && infos[t].block == 1;
 }
 
+bool dtype_is_quantised(enum dtype t)
+{
+    return infos[t].block > 1 || (dtype_is_float(t) && infos[t].bytes == 1);
+}
+
 void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance)
 {
     KRON_ASSERT(infos[t].encode != NULL && n % infos[t].block == 0);

@@ -77,6 +77,8 @@ void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, fl
                        dtype_decode_fn decode);
 /* True for the plain types that can be encoded: f64, f32, f16, bf16, f8. */
 bool dtype_is_float(enum dtype t);
+/* True for types that weights are brought to for their size: f8 and all block types. */
+bool dtype_is_quantised(enum dtype t);
 /* Writes n numbers in type t: a plain float type or a block type, n a multiple of its block.
  *
  * Plain types: to nearest even; what a type has no number for becomes its infinity or NaN.
