@@ -109,8 +109,8 @@ size_t dtype_bytes(enum dtype t, int64_t n)
     return (size_t)(n / infos[t].block) * (size_t)infos[t].bytes;
 }
 
-void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
-                       dtype_decode_fn decode)
+static void decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
+                        dtype_decode_fn decode)
 {
     int64_t block = infos[t].block, bytes = infos[t].bytes;
     const char *src = (const char *)data + (block == 1 ? at : at / block) * bytes;
@@ -137,6 +137,30 @@ void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, fl
     }
 }
 
+/* dst are elements [at, at + n). */
+static void apply_scale(const struct tensor *t, int64_t at, int64_t n, float *dst)
+{
+    int64_t width = t->scale_step > 0 ? tensor_elements(t) / t->dim[0] : at + n;
+
+    while (n > 0) {
+        int64_t row = at / width, m = (row + 1) * width - at < n ? (row + 1) * width - at : n;
+        float s = t->scale[row * t->scale_step];
+        for (int64_t i = 0; i < m; i++)
+            dst[i] *= s;
+        at += m;
+        dst += m;
+        n -= m;
+    }
+}
+
+void tensor_decode_by(const struct tensor *t, int64_t at, int64_t n, float *dst,
+                      dtype_decode_fn decode)
+{
+    decode_part(t->data, t->type, at, n, dst, decode);
+    if (t->scale != NULL)
+        apply_scale(t, at, n, dst);
+}
+
 static void decode_scalar(enum dtype t, const void *src, int64_t n, float *dst)
 {
     infos[t].decode(src, n, dst);
@@ -144,7 +168,7 @@ static void decode_scalar(enum dtype t, const void *src, int64_t n, float *dst)
 
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst)
 {
-    dtype_decode_part(t->data, t->type, at, n, dst, decode_scalar);
+    tensor_decode_by(t, at, n, dst, decode_scalar);
 }
 
 bool dtype_is_float(enum dtype t)
@@ -177,6 +201,8 @@ struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
     v.data = (const char *)t->data + dtype_bytes(t->type, row * width);
     v.bytes = dtype_bytes(t->type, n * width);
     v.dim[0] = n;
+    if (v.scale != NULL)
+        v.scale += row * v.scale_step;
     return v;
 }
 

@@ -64,6 +64,10 @@ struct tensor {
     int n_dims;
     int64_t dim[TENSOR_MAX_DIMS]; /* row-major: the last varies fastest; past n_dims 1 */
     const char *name;             /* as in its file; for messages; never NULL where data is not */
+    /* NULL, or factors that the numbers of `data` are still to be multiplied by, each product
+     * rounded to f32: one for all (step 0), or one for each of dim[0] rows (step 1). */
+    const float *scale;
+    int scale_step;
 };
 
 int64_t tensor_elements(const struct tensor *t);
@@ -73,8 +77,8 @@ size_t dtype_bytes(enum dtype t, int64_t n);
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst);
 /* The same by a decoder of the caller's: decode(t, src, n, dst) writes whole blocks. */
 typedef void (*dtype_decode_fn)(enum dtype t, const void *src, int64_t n, float *dst);
-void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
-                       dtype_decode_fn decode);
+void tensor_decode_by(const struct tensor *t, int64_t at, int64_t n, float *dst,
+                      dtype_decode_fn decode);
 /* True for the plain types that can be encoded: f64, f32, f16, bf16, f8. */
 bool dtype_is_float(enum dtype t);
 /* True for types that weights are brought to for their size: f8 and all block types. */
@@ -88,7 +92,7 @@ bool dtype_is_quantised(enum dtype t);
 void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance);
 /* The same without importance. */
 void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst);
-/* A view of rows [row, row + n) of the first dimension. */
+/* A view of rows [row, row + n) of the first dimension, with their scales. */
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n);
 /* "[320, 4, 3, 3]" into buf (64 bytes are enough); returns buf. */
 const char *tensor_shape_text(const struct tensor *t, char *buf, size_t n);
