@@ -179,6 +179,7 @@ static struct tensor behind(const struct tensor *a, const struct tensor *b)
     struct tensor t = *a;
 
     if (a->data == NULL || b->data == NULL || a->type != b->type || !scales_behind(a, b) ||
+        b->skip != 0 ||
         (const uint8_t *)a->data + a->bytes != b->data)
         return (struct tensor){0};
     t.bytes += b->bytes;

@@ -124,7 +124,7 @@ static float *place(const struct tensor *t, const struct tensor *part, float *x)
 
     const struct dtype_info *info = dtype_info(t->type);
 
-    return x + bytes / (size_t)info->bytes * (size_t)info->block;
+    return x + bytes / (size_t)info->bytes * (size_t)info->block + part->skip;
 }
 
 static kron_status change(struct baking *b, int64_t i, float *x)

@@ -156,7 +156,7 @@ static void apply_scale(const struct tensor *t, int64_t at, int64_t n, float *ds
 void tensor_decode_by(const struct tensor *t, int64_t at, int64_t n, float *dst,
                       dtype_decode_fn decode)
 {
-    decode_part(t->data, t->type, at, n, dst, decode);
+    decode_part(t->data, t->type, t->skip + at, n, dst, decode);
     if (t->scale != NULL)
         apply_scale(t, at, n, dst);
 }
@@ -196,10 +196,12 @@ struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
 {
     struct tensor v = *t;
     int64_t width = t->dim[0] > 0 ? tensor_elements(t) / t->dim[0] : 0;
+    int64_t block = infos[t->type].block, first = t->skip + row * width;
 
-    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0] && width % infos[t->type].block == 0);
-    v.data = (const char *)t->data + dtype_bytes(t->type, row * width);
-    v.bytes = dtype_bytes(t->type, n * width);
+    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0]);
+    v.data = (const char *)t->data + dtype_bytes(t->type, first);
+    v.skip = (int)(first % block);
+    v.bytes = n > 0 ? dtype_bytes(t->type, v.skip + n * width + block - 1) : 0;
     v.dim[0] = n;
     if (v.scale != NULL)
         v.scale += row * v.scale_step;

@@ -18,9 +18,8 @@ enum dtype {
     DT_I8,
     DT_U8,
     DT_BOOL,
-    /* Blocks of numbers that share scales, in GGML's layouts (docs/types.md). A tensor has such a
-     * type only if its last dimension is a multiple of the block, so that no block spans two
-     * rows. */
+    /* Blocks of numbers that share scales, in GGML's layouts (docs/types.md). A tensor of such a
+     * type is whole blocks; a file may have let them span rows, so rows may begin within one. */
     DT_Q4_0,
     DT_Q4_1,
     DT_Q5_0,
@@ -64,6 +63,7 @@ struct tensor {
     int n_dims;
     int64_t dim[TENSOR_MAX_DIMS]; /* row-major: the last varies fastest; past n_dims 1 */
     const char *name;             /* as in its file; for messages; never NULL where data is not */
+    int skip; /* numbers of the first block that lie before the tensor's own */
     /* NULL, or factors that the numbers of `data` are still to be multiplied by, each product
      * rounded to f32: one for all (step 0), or one for each of dim[0] rows (step 1). */
     const float *scale;
@@ -92,7 +92,8 @@ bool dtype_is_quantised(enum dtype t);
 void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance);
 /* The same without importance. */
 void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst);
-/* A view of rows [row, row + n) of the first dimension, with their scales. */
+/* A view of rows [row, row + n) of the first dimension, with their scales: its data begin at the
+ * block that holds the first number. */
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n);
 /* "[320, 4, 3, 3]" into buf (64 bytes are enough); returns buf. */
 const char *tensor_shape_text(const struct tensor *t, char *buf, size_t n);

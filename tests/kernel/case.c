@@ -144,15 +144,15 @@ static struct tensor blocks_of(struct gen *r, enum dtype type, int64_t n)
     return t;
 }
 
-/* A layer's weight: rows of a whole number of blocks may be of any block type. Such types, and f8,
- * may have scales. */
+/* A layer's weight: a whole number of blocks may be of any block type, and rows begin within one.
+ * Such types, and f8, may have scales. */
 static struct tensor weight_of(struct gen *r, int64_t rows, int64_t width)
 {
     enum dtype type = any_type(r);
 
     if (chance(r, 70))
         type = (enum dtype)(DT_BOOL + 1 + below(r, DT_COUNT - DT_BOOL - 1));
-    while (width % dtype_info(type)->block != 0)
+    while (rows * width % dtype_info(type)->block != 0)
         type = any_type(r);
     struct tensor t = dtype_info(type)->block > 1 ? blocks_of(r, type, rows * width)
                                                   : tensor_of(r, type, rows * width);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * The shipped model in other types: converted to files, and when it is opened. */
+#include "file/file.h"
 #include "session_fixture.h"
 #include "temp_dir.h"
 #ifdef __GLIBC__
@@ -302,6 +303,65 @@ static void nothing_is_expanded(void **state)
     assert_true(cost_of(&p, KRON_APPLY_AUTO).merged > 0);
 }
 
+/* As ComfyUI's tools write them: every matrix that is whole blocks of 256, though its rows of 64 or
+ * so are not, in q4_K; and the numbers that this gives, as f32. */
+static int write_spanning(const char *blocks, const char *numbers)
+{
+    struct tensor *t[2];
+    struct arena mem = {0};
+    struct st_file *f;
+    int n_blocks = 0;
+
+    assert_int_equal(st_open(&f, SHIPPED), KRON_OK);
+    int64_t n = st_count(f);
+    for (int k = 0; k < 2; k++)
+        t[k] = arena_alloc(&mem, (size_t)n * sizeof **t);
+    for (int64_t i = 0; i < n; i++) {
+        t[0][i] = t[1][i] = *st_at(f, i);
+        int64_t all = tensor_elements(&t[0][i]);
+        if (t[0][i].n_dims != 2 || all % 256 != 0 || t[0][i].dim[1] % 256 == 0)
+            continue;
+        float *x = arena_alloc(&mem, (size_t)all * sizeof *x);
+        t[0][i].bytes = dtype_bytes(DT_Q4_K, all);
+        void *q = arena_alloc(&mem, t[0][i].bytes);
+        assert_int_equal(mem.status, KRON_OK);
+        tensor_decode(&t[0][i], 0, all, x);
+        tensor_encode(DT_Q4_K, x, all, q);
+        t[0][i].type = DT_Q4_K;
+        t[0][i].data = q;
+        tensor_decode(&t[0][i], 0, all, x);
+        t[1][i].type = DT_F32;
+        t[1][i].data = x;
+        t[1][i].bytes = (size_t)all * sizeof *x;
+        n_blocks++;
+    }
+    assert_int_equal(gguf_write(blocks, t[0], n, NULL, 0), KRON_OK);
+    assert_int_equal(st_write(numbers, t[1], n, NULL, 0), KRON_OK);
+    st_close(&f);
+    arena_free(&mem);
+    return n_blocks;
+}
+
+static void blocks_that_span_rows_stay_in_the_file(void **state)
+{
+    char blocks[4096], numbers[4096];
+    kron_model_params p = {.model = blocks, .n_threads = 1};
+
+    (void)state;
+    snprintf(blocks, sizeof blocks, "%s", in_dir("span.gguf"));
+    snprintf(numbers, sizeof numbers, "%s", in_dir("span.safetensors"));
+    assert_true(write_spanning(blocks, numbers) > 20);
+    struct cost cost = cost_of(&p, KRON_APPLY_AT_RUNTIME);
+    if (cost.grown > 0)
+        assert_true(cost.grown < cost.buffers + (16 << 20));
+    kron_image got = draw_opened(&p, PROMPT);
+    p.model = numbers;
+    kron_image want = draw_opened(&p, PROMPT);
+    expect_close(&got, &want, 60, "q4_K across rows"); /* the same numbers */
+    kron_image_free(&got);
+    kron_image_free(&want);
+}
+
 /* --- importance --- */
 
 static void importance_is_collected_and_used(void **state)
@@ -357,6 +417,7 @@ int main(void)
         cmocka_unit_test(a_cache_is_mapped_the_next_time),
         cmocka_unit_test(a_damaged_cache_is_made_anew),
         cmocka_unit_test(parts_become_one_file),
+        cmocka_unit_test(blocks_that_span_rows_stay_in_the_file),
         cmocka_unit_test(a_stopped_conversion_leaves_nothing),
         cmocka_unit_test(formats_say_what_they_cannot_hold),
         cmocka_unit_test(importance_is_collected_and_used),

@@ -591,6 +591,13 @@ static void fetch_ahead(const struct wsource *w, int64_t at, int64_t n_col)
         __builtin_prefetch(p + i, 0, 2);
 }
 
+/* Whole rows of a base whose blocks span rows are decoded together: alone each would have the
+ * blocks at its ends decoded again. */
+static bool rows_together(const struct wsource *w, int64_t n_col, int64_t ld)
+{
+    return n_col == w->k && ld == w->k && w->k % dtype_info(w->base.type)->block != 0;
+}
+
 /* Kronecker deltas are added to a row while it is in the first cache; others take several rows at
  * once, and gains come before both. */
 static bool by_row(const struct wsource *w, int i)
@@ -605,14 +612,18 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
     int fused = fused_delta(c, w);
     struct kron_rows r = {0};
 
+    bool together = rows_together(w, n_col, ld);
+
     if (fused >= 0)
         r = kron_of(c, w, fused);
+    if (together)
+        tensor_decode_by(&w->base, row * w->k, n * w->k, dst, c->k->decode);
     for (int64_t i = 0; i < n; i++) {
         struct piece one = {row + i, 1, col, n_col, dst + i * ld, ld, scratch};
         fetch_ahead(w, (row + i) * w->k + col + n_col, n_col);
         if (fused >= 0)
             fused_row(c, w, &r, row + i, col, n_col, one.dst);
-        else
+        else if (!together)
             decode_rows(c, w, &one);
         for (int d = 0; d < w->n; d++)
             if (d != fused && by_row(w, d))
