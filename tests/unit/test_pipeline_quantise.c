@@ -342,6 +342,49 @@ static int write_spanning(const char *blocks, const char *numbers)
     return n_blocks;
 }
 
+static double distance(const struct tensor *a, const struct tensor *b)
+{
+    int64_t n = tensor_elements(a);
+    double sum = 0, all = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        float x, y;
+        tensor_decode(a, i, 1, &x);
+        tensor_decode(b, i, 1, &y);
+        sum += ((double)x - y) * ((double)x - y);
+        all += (double)y * y;
+    }
+    return sqrt(sum / all);
+}
+
+/* With an adapter baked in each tensor keeps its type, and is what f32 holds but for the rounding
+ * of blocks: 7 % for q4_K. */
+static void expect_baked(const char *path)
+{
+    kron_adapter_source source = {MODELS "/lokr-neon.safetensors", 0.8f, 0.8f};
+    kron_convert_params c = {.model = path, .output = in_dir("exact.safetensors"),
+                             .adapters = &source, .n_adapters = 1, .type = KRON_TYPE_F32};
+    struct st_file *from, *exact, *baked;
+
+    convert(&c);
+    assert_int_equal(st_open(&exact, c.output), KRON_OK);
+    c.output = in_dir("baked.gguf");
+    c.type = KRON_TYPE_KEEP;
+    convert(&c);
+    assert_int_equal(st_open(&from, path), KRON_OK);
+    assert_int_equal(st_open(&baked, c.output), KRON_OK);
+    for (int64_t i = 0; i < st_count(from); i++) {
+        const struct tensor *t = st_at(from, i), *u = st_find(baked, t->name);
+        assert_true(u != NULL && u->type == t->type && u->n_dims == t->n_dims);
+        assert_memory_equal(u->dim, t->dim, sizeof t->dim);
+        if (t->type == DT_Q4_K)
+            assert_true(distance(u, st_find(exact, t->name)) < 0.085);
+    }
+    st_close(&from);
+    st_close(&exact);
+    st_close(&baked);
+}
+
 static void blocks_that_span_rows_stay_in_the_file(void **state)
 {
     char blocks[4096], numbers[4096];
@@ -358,8 +401,9 @@ static void blocks_that_span_rows_stay_in_the_file(void **state)
     p.model = numbers;
     kron_image want = draw_opened(&p, PROMPT);
     expect_close(&got, &want, 60, "q4_K across rows"); /* the same numbers */
-    kron_image_free(&got);
     kron_image_free(&want);
+    kron_image_free(&got);
+    expect_baked(blocks);
 }
 
 /* --- importance --- */
