@@ -3,7 +3,8 @@
  *
  *   main.c     options, the list of what to measure    shapes.c   tensors of a checkpoint
  *   make.c     random checkpoints and adapters         measure.c  runs jobs and times them
- *   report.c   tables, CSV and JSON                    serve.c    one call a line, for compare.py */
+ *   report.c   tables, CSV and JSON                    serve.c    one call a line, for compare.py
+ *   against.c  a second file in turns with the first */
 #ifndef BENCH_H
 #define BENCH_H
 #include <kron/kron.h>
@@ -102,7 +103,13 @@ bool measure(const struct setup *setup, struct result *r);
 bool serve(const struct setup *setup, enum bench_arch arch, int width, int height,
            const struct bench_case *what);
 
-/* --- shared by measure.c and serve.c --- */
+/* --- against.c --- */
+
+/* Prints, for each case, a UNet call of the second file beside those of setup's model. */
+bool against(const struct setup *setup, const char *file, enum bench_arch arch, int width,
+             int height, const struct bench_case *cases, int n_cases);
+
+/* --- shared by measure.c, serve.c and against.c --- */
 
 struct bench_session {
     kron_model *model;

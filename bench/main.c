@@ -17,7 +17,7 @@ struct options {
     int width[MAX_SIZES], height[MAX_SIZES], n_sizes;
     struct bench_case cases[MAX_CASES];
     int n_cases;
-    const char *csv, *json;
+    const char *csv, *json, *against;
     bool serve, make, verbose;
 };
 
@@ -170,6 +170,8 @@ static const char help[] =
     "  --model PATH     this checkpoint in place of random weights; name its --arch too\n"
     "  --cache FOLDER   where random weights are kept (default: bench/cache); 2 GB and 7 GB\n"
     "  --csv FILE       --json FILE: writes the results\n"
+    "  --against FILE   a UNet call of this file of the same --arch in turns with the model's, for\n"
+    "                   each case: a quantised checkpoint beside the one it was made of\n"
     "  --make           makes the files that are missing, and ends\n"
     "  --serve          for compare.py: one UNet call for each line read\n"
     "  -v               shows what the library says\n";
@@ -181,7 +183,8 @@ static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},   {"cache", required_argument, NULL, 'C'},
     {"csv", required_argument, NULL, 'V'},     {"json", required_argument, NULL, 'J'},
     {"make", no_argument, NULL, 'M'},          {"serve", no_argument, NULL, 'S'},
-    {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+    {"help", no_argument, NULL, 'h'},          {"against", required_argument, NULL, 'A'},
+    {NULL, 0, NULL, 0},
 };
 
 static bool take(struct options *o, int option)
@@ -197,6 +200,7 @@ static bool take(struct options *o, int option)
     case 'C': o->setup.cache = optarg; return true;
     case 'V': o->csv = optarg; return true;
     case 'J': o->json = optarg; return true;
+    case 'A': o->against = optarg; return true;
     case 'M': return o->make = true;
     case 'S': return o->serve = true;
     case 'v': return o->verbose = true;
@@ -279,6 +283,20 @@ static bool run_all(const struct options *o)
     return ok;
 }
 
+static enum bench_arch first_arch(const struct options *o)
+{
+    return o->arch[BENCH_SD15] ? BENCH_SD15 : BENCH_SDXL;
+}
+
+static bool run_against(const struct options *o)
+{
+    for (int s = 0; s < o->n_sizes; s++)
+        if (!against(&o->setup, o->against, first_arch(o), o->width[s], o->height[s], o->cases,
+                     o->n_cases))
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     struct options o;
@@ -291,8 +309,9 @@ int main(int argc, char **argv)
     if (o.make)
         ok = make_all(&o);
     else if (o.serve)
-        ok = serve(&o.setup, o.arch[BENCH_SD15] ? BENCH_SD15 : BENCH_SDXL, o.width[0], o.height[0],
-                   &o.cases[0]);
+        ok = serve(&o.setup, first_arch(&o), o.width[0], o.height[0], &o.cases[0]);
+    else if (o.against != NULL)
+        ok = run_against(&o);
     else
         ok = run_all(&o);
     return ok ? 0 : 1;

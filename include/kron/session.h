@@ -13,8 +13,9 @@ KRON_API_BEGIN
 
 typedef struct kron_session kron_session;
 
-/* How adapters are applied. AUTO chooses per layer from a cost model; IMMEDIATELY computes merged
- * weights into memory when the set changes; AT_RUNTIME never merges. */
+/* How adapters are applied. AUTO chooses per layer from a cost model, and merges nothing of a model
+ * that has quantised weights (f8 or blocks); IMMEDIATELY computes merged weights, as f32, into
+ * memory when the set changes; AT_RUNTIME never merges. */
 typedef enum kron_apply {
     KRON_APPLY_AUTO = 0,
     KRON_APPLY_IMMEDIATELY = 1,

@@ -166,12 +166,20 @@ static void add_layers(struct adapter_names *n)
     }
 }
 
+static bool scales_behind(const struct tensor *a, const struct tensor *b)
+{
+    if (a->scale == NULL || b->scale == NULL)
+        return a->scale == b->scale;
+    return a->scale_step == b->scale_step && a->scale + a->dim[0] * a->scale_step == b->scale;
+}
+
 /* Rows b directly behind rows a of the same tensor as one view; else without data. */
 static struct tensor behind(const struct tensor *a, const struct tensor *b)
 {
     struct tensor t = *a;
 
-    if (a->data == NULL || b->data == NULL || a->type != b->type ||
+    if (a->data == NULL || b->data == NULL || a->type != b->type || !scales_behind(a, b) ||
+        b->skip != 0 ||
         (const uint8_t *)a->data + a->bytes != b->data)
         return (struct tensor){0};
     t.bytes += b->bytes;

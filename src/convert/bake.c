@@ -91,9 +91,14 @@ static kron_status find_layers(struct baking *b)
     return KRON_OK;
 }
 
-/* GGUF has no f8: f16 holds all of its numbers. */
-static enum dtype out_type(const struct baking *b, const struct tensor *t)
+/* GGUF has no f8: f16 holds all of its numbers. No file has f8 with scales here: it counts as
+ * the f16 that is written where nothing else is asked for. */
+static enum dtype out_type(const struct baking *b, const struct tensor *in)
 {
+    struct tensor own = *in;
+    const struct tensor *t = &own;
+    if (t->scale != NULL)
+        own.type = DT_F16;
     enum dtype type = type_rules_choose(&b->rules, b->job->params->type, t);
     bool f8 = type == DT_F8_E4M3 || type == DT_F8_E5M2;
 
@@ -107,6 +112,7 @@ static void plan(struct baking *b)
         b->out[i].type = out_type(b, &b->in[i]);
         b->out[i].bytes = dtype_bytes(b->out[i].type, tensor_elements(&b->out[i]));
         b->out[i].data = NULL;
+        b->out[i].scale = NULL;
         b->all += b->out[i].bytes;
     }
 }
@@ -118,7 +124,7 @@ static float *place(const struct tensor *t, const struct tensor *part, float *x)
 
     const struct dtype_info *info = dtype_info(t->type);
 
-    return x + bytes / (size_t)info->bytes * (size_t)info->block;
+    return x + bytes / (size_t)info->bytes * (size_t)info->block + part->skip;
 }
 
 static kron_status change(struct baking *b, int64_t i, float *x)
@@ -147,6 +153,7 @@ static kron_status put_recoded(struct baking *b, int64_t i, const float *x)
     if (x != NULL) {
         t.type = DT_F32;
         t.data = x;
+        t.scale = NULL;
         t.bytes = dtype_bytes(DT_F32, tensor_elements(&t));
     }
     KRON_TRY(mem_alloc(&bytes, b->out[i].bytes, "a tensor"));
@@ -180,7 +187,7 @@ static kron_status put_tensor(struct baking *b, int64_t i)
         return KRON_OK;
     if (b->weight.first[i] >= 0 || b->bias.first[i] >= 0)
         return put_changed(b, i);
-    if (b->out[i].type == t->type)
+    if (b->out[i].type == t->type && t->scale == NULL)
         return writer_put(&b->writer, t->data, t->bytes);
     b->n_retyped++;
     return put_recoded(b, i, NULL);

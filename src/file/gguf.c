@@ -337,31 +337,8 @@ static kron_status place(const struct st_file *f, struct tensor *t, uint64_t off
     return KRON_OK;
 }
 
-/* A row of W[out, k] whose numbers are no whole blocks cannot be had alone: such a tensor becomes
- * f32. In files for Stable Diffusion these are the layers of 320 and 640 channels, of types with
- * blocks of 256. */
-static kron_status split_rows(struct st_file *f, struct tensor *t)
-{
-    int64_t n = tensor_elements(t), block = dtype_info(t->type)->block;
-    size_t bytes;
-    float *own;
-
-    if (n / t->dim[0] % block == 0)
-        return KRON_OK;
-    if (!size_mul((size_t)n, sizeof *own, &bytes))
-        return st_bad(f, t->name, "it has too many elements");
-    own = arena_alloc(&f->mem, bytes);
-    if (own == NULL)
-        return f->mem.status;
-    tensor_decode(t, 0, n, own);
-    t->data = own;
-    t->bytes = bytes;
-    t->type = DT_F32;
-    return KRON_OK;
-}
-
 /* The shape that ComfyUI-GGUF says a tensor had before its numbers were put in rows of whole
- * blocks. */
+ * blocks. Rows of that shape may begin within a block. */
 static kron_status restore_shape(struct st_file *f, const struct name_map *keys,
                                  struct tensor *t)
 {
@@ -392,7 +369,7 @@ static kron_status restore_shape(struct st_file *f, const struct name_map *keys,
     for (int i = 0; i < TENSOR_MAX_DIMS; i++)
         t->dim[i] = i < n ? dim[i] : 1;
     t->n_dims = n;
-    return split_rows(f, t);
+    return KRON_OK;
 }
 
 static kron_status read_tensors(struct reader *r, uint64_t n, const struct name_map *keys)

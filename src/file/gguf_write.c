@@ -27,11 +27,11 @@ static const char *find_value(const char *const *meta, int64_t n_meta, const cha
     return NULL;
 }
 
-/* Whether the numbers of t's last axis are no whole blocks, so that they are written in rows of
- * all but the first axis. */
+/* Whether the numbers of t's last axis are no whole blocks, so that they are written in other rows,
+ * and its shape beside them. */
 static bool is_flat(const struct tensor *t)
 {
-    return t->n_dims > 2 && t->dim[t->n_dims - 1] % dtype_info(t->type)->block != 0;
+    return t->n_dims > 1 && t->dim[t->n_dims - 1] % dtype_info(t->type)->block != 0;
 }
 
 static void put_shape(struct str *out, const struct tensor *t)
@@ -61,11 +61,14 @@ static void put_metas(struct str *out, const struct tensor *tensors, int64_t n,
 
 /* --- tensors --- */
 
+/* Of all but the first axis, if that is whole blocks, else one block. */
 static int64_t row_of(const struct tensor *t)
 {
-    if (is_flat(t))
-        return t->dim[0] > 0 ? tensor_elements(t) / t->dim[0] : 0;
-    return t->n_dims > 0 ? t->dim[t->n_dims - 1] : 1;
+    int64_t block = dtype_info(t->type)->block, n = tensor_elements(t);
+
+    if (!is_flat(t))
+        return t->n_dims > 0 ? t->dim[t->n_dims - 1] : 1;
+    return n > 0 && n / t->dim[0] % block != 0 ? block : n > 0 ? n / t->dim[0] : 0;
 }
 
 static kron_status put_tensor(struct str *out, const struct tensor *t, uint64_t offset,
@@ -78,15 +81,15 @@ static kron_status put_tensor(struct str *out, const struct tensor *t, uint64_t 
     if (!gguf_type_number(t->type, &number))
         return err_set(KRON_ERR_UNSUPPORTED, "%s: tensor '%.200s': GGUF has no type for %s", path,
                        t->name, info->name);
-    if (row_of(t) % info->block != 0 || t->n_dims > 4)
+    if (tensor_elements(t) % info->block != 0 || row_of(t) % info->block != 0 || t->n_dims > 4)
         return err_set(KRON_ERR_SHAPE, "%s: tensor '%.200s' %s cannot be written to GGUF: expected "
-                       "at most 4 axes, in rows of whole %s blocks of %d", path, t->name,
+                       "at most 4 axes, and whole %s blocks of %d", path, t->name,
                        tensor_shape_text(t, shape, sizeof shape), info->name, info->block);
     put_string(out, t->name);
     put_number(out, 4, is_flat(t) ? 2 : (uint64_t)t->n_dims);
     if (is_flat(t)) {
         put_number(out, 8, (uint64_t)row_of(t));
-        put_number(out, 8, (uint64_t)t->dim[0]);
+        put_number(out, 8, (uint64_t)(tensor_elements(t) / row_of(t)));
     } else {
         for (int i = t->n_dims - 1; i >= 0; i--)
             put_number(out, 8, (uint64_t)t->dim[i]);

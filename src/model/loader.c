@@ -77,35 +77,22 @@ static kron_status check_scale(const struct tensor *w, const struct tensor *scal
                    w->name);
 }
 
-/* ComfyUI's scaled f8: the weight is f8 times a number, of the tensor or of each row. The product
- * becomes f16 memory of the model, in one pass when it is loaded: no storage type has a scale that
- * is a tensor of its own. `own` is what *w then points to. */
+/* ComfyUI's scaled f8: the weight is f8 times a number, of the tensor or of each row. It stays as
+ * it is in the file, and is multiplied whenever it is decoded. */
 static kron_status apply_scale(struct loader *ld, const struct tensor *scale, struct tensor *own,
                                const struct tensor **w)
 {
-    int64_t n = tensor_elements(*w), width;
-    float *row;
-    uint16_t *out;
+    int64_t n = tensor_elements(scale);
+    float *s;
 
     KRON_TRY(check_scale(*w, scale));
-    width = (*w)->dim[0] > 0 ? n / (*w)->dim[0] : 0;
-    out = arena_alloc(&ld->m->mem, (size_t)n * sizeof *out);
-    if (out == NULL)
+    s = arena_alloc(&ld->m->mem, (size_t)n * sizeof *s);
+    if (s == NULL)
         return ld->m->mem.status;
-    KRON_TRY(mem_floats(&row, width, "a row of a weight"));
-    for (int64_t r = 0; width > 0 && r < (*w)->dim[0]; r++) {
-        float s;
-        tensor_decode(scale, tensor_elements(scale) > 1 ? r : 0, 1, &s);
-        tensor_decode(*w, r * width, width, row);
-        for (int64_t i = 0; i < width; i++)
-            row[i] *= s;
-        tensor_encode(DT_F16, row, width, out + r * width);
-    }
-    mem_free(row);
+    tensor_decode(scale, 0, n, s);
     *own = **w;
-    own->data = out;
-    own->type = DT_F16;
-    own->bytes = (size_t)n * sizeof *out;
+    own->scale = s;
+    own->scale_step = n > 1;
     *w = own;
     return KRON_OK;
 }

@@ -28,10 +28,21 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
     }
 }
 
+static bool is_quantised(const struct layer_table *t)
+{
+    for (int i = 0; i < t->n; i++)
+        if (dtype_is_quantised(t->at[i]->weight.type))
+            return true;
+    return false;
+}
+
 /* Merging of its own accord, where adapters would cost time, may take half of what the device has
- * left: several on every layer of SDXL need 10 GB. */
+ * left: several on every layer of SDXL need 10 GB. Who takes a quantised model, or a model with
+ * quantised parts, wants its size: there nothing becomes f32 unless asked for. */
 static size_t merge_budget(const struct session *s)
 {
+    if (is_quantised(&s->e->model.layers))
+        return 0;
     size_t all = s->params.max_memory > 0 ? (size_t)s->params.max_memory
                                           : s->e->device->caps.memory_free;
 

@@ -163,6 +163,7 @@ static kron_status convert_layer(struct quantising *q, int i)
     w->data = data;
     w->bytes = bytes;
     w->type = q->want[i];
+    w->scale = NULL;
     return KRON_OK;
 }
 

@@ -109,8 +109,8 @@ size_t dtype_bytes(enum dtype t, int64_t n)
     return (size_t)(n / infos[t].block) * (size_t)infos[t].bytes;
 }
 
-void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
-                       dtype_decode_fn decode)
+static void decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
+                        dtype_decode_fn decode)
 {
     int64_t block = infos[t].block, bytes = infos[t].bytes;
     const char *src = (const char *)data + (block == 1 ? at : at / block) * bytes;
@@ -137,6 +137,30 @@ void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, fl
     }
 }
 
+/* dst are elements [at, at + n). */
+static void apply_scale(const struct tensor *t, int64_t at, int64_t n, float *dst)
+{
+    int64_t width = t->scale_step > 0 ? tensor_elements(t) / t->dim[0] : at + n;
+
+    while (n > 0) {
+        int64_t row = at / width, m = (row + 1) * width - at < n ? (row + 1) * width - at : n;
+        float s = t->scale[row * t->scale_step];
+        for (int64_t i = 0; i < m; i++)
+            dst[i] *= s;
+        at += m;
+        dst += m;
+        n -= m;
+    }
+}
+
+void tensor_decode_by(const struct tensor *t, int64_t at, int64_t n, float *dst,
+                      dtype_decode_fn decode)
+{
+    decode_part(t->data, t->type, t->skip + at, n, dst, decode);
+    if (t->scale != NULL)
+        apply_scale(t, at, n, dst);
+}
+
 static void decode_scalar(enum dtype t, const void *src, int64_t n, float *dst)
 {
     infos[t].decode(src, n, dst);
@@ -144,12 +168,17 @@ static void decode_scalar(enum dtype t, const void *src, int64_t n, float *dst)
 
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst)
 {
-    dtype_decode_part(t->data, t->type, at, n, dst, decode_scalar);
+    tensor_decode_by(t, at, n, dst, decode_scalar);
 }
 
 bool dtype_is_float(enum dtype t)
 {
     return infos[t].encode != NULL && infos[t].block == 1;
+}
+
+bool dtype_is_quantised(enum dtype t)
+{
+    return infos[t].block > 1 || (dtype_is_float(t) && infos[t].bytes == 1);
 }
 
 void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance)
@@ -167,11 +196,15 @@ struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n)
 {
     struct tensor v = *t;
     int64_t width = t->dim[0] > 0 ? tensor_elements(t) / t->dim[0] : 0;
+    int64_t block = infos[t->type].block, first = t->skip + row * width;
 
-    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0] && width % infos[t->type].block == 0);
-    v.data = (const char *)t->data + dtype_bytes(t->type, row * width);
-    v.bytes = dtype_bytes(t->type, n * width);
+    KRON_ASSERT(row >= 0 && n >= 0 && row + n <= t->dim[0]);
+    v.data = (const char *)t->data + dtype_bytes(t->type, first);
+    v.skip = (int)(first % block);
+    v.bytes = n > 0 ? dtype_bytes(t->type, v.skip + n * width + block - 1) : 0;
     v.dim[0] = n;
+    if (v.scale != NULL)
+        v.scale += row * v.scale_step;
     return v;
 }
 

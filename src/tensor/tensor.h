@@ -18,9 +18,8 @@ enum dtype {
     DT_I8,
     DT_U8,
     DT_BOOL,
-    /* Blocks of numbers that share scales, in GGML's layouts (docs/types.md). A tensor has such a
-     * type only if its last dimension is a multiple of the block, so that no block spans two
-     * rows. */
+    /* Blocks of numbers that share scales, in GGML's layouts (docs/types.md). A tensor of such a
+     * type is whole blocks; a file may have let them span rows, so rows may begin within one. */
     DT_Q4_0,
     DT_Q4_1,
     DT_Q5_0,
@@ -64,6 +63,11 @@ struct tensor {
     int n_dims;
     int64_t dim[TENSOR_MAX_DIMS]; /* row-major: the last varies fastest; past n_dims 1 */
     const char *name;             /* as in its file; for messages; never NULL where data is not */
+    int skip; /* numbers of the first block that lie before the tensor's own */
+    /* NULL, or factors that the numbers of `data` are still to be multiplied by, each product
+     * rounded to f32: one for all (step 0), or one for each of dim[0] rows (step 1). */
+    const float *scale;
+    int scale_step;
 };
 
 int64_t tensor_elements(const struct tensor *t);
@@ -73,10 +77,12 @@ size_t dtype_bytes(enum dtype t, int64_t n);
 void tensor_decode(const struct tensor *t, int64_t at, int64_t n, float *dst);
 /* The same by a decoder of the caller's: decode(t, src, n, dst) writes whole blocks. */
 typedef void (*dtype_decode_fn)(enum dtype t, const void *src, int64_t n, float *dst);
-void dtype_decode_part(const void *data, enum dtype t, int64_t at, int64_t n, float *dst,
-                       dtype_decode_fn decode);
+void tensor_decode_by(const struct tensor *t, int64_t at, int64_t n, float *dst,
+                      dtype_decode_fn decode);
 /* True for the plain types that can be encoded: f64, f32, f16, bf16, f8. */
 bool dtype_is_float(enum dtype t);
+/* True for types that weights are brought to for their size: f8 and all block types. */
+bool dtype_is_quantised(enum dtype t);
 /* Writes n numbers in type t: a plain float type or a block type, n a multiple of its block.
  *
  * Plain types: to nearest even; what a type has no number for becomes its infinity or NaN.
@@ -86,7 +92,8 @@ bool dtype_is_float(enum dtype t);
 void dtype_encode(enum dtype t, const float *src, int64_t n, void *dst, const float *importance);
 /* The same without importance. */
 void tensor_encode(enum dtype t, const float *src, int64_t n, void *dst);
-/* A view of rows [row, row + n) of the first dimension. */
+/* A view of rows [row, row + n) of the first dimension, with their scales: its data begin at the
+ * block that holds the first number. */
 struct tensor tensor_rows(const struct tensor *t, int64_t row, int64_t n);
 /* "[320, 4, 3, 3]" into buf (64 bytes are enough); returns buf. */
 const char *tensor_shape_text(const struct tensor *t, char *buf, size_t n);

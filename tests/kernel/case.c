@@ -144,17 +144,26 @@ static struct tensor blocks_of(struct gen *r, enum dtype type, int64_t n)
     return t;
 }
 
-/* A layer's weight: rows of a whole number of blocks may be of any block type. */
+/* A layer's weight: a whole number of blocks may be of any block type, and rows begin within one.
+ * Such types, and f8, may have scales. */
 static struct tensor weight_of(struct gen *r, int64_t rows, int64_t width)
 {
     enum dtype type = any_type(r);
 
     if (chance(r, 70))
         type = (enum dtype)(DT_BOOL + 1 + below(r, DT_COUNT - DT_BOOL - 1));
-    while (width % dtype_info(type)->block != 0)
+    while (rows * width % dtype_info(type)->block != 0)
         type = any_type(r);
-    return dtype_info(type)->block > 1 ? blocks_of(r, type, rows * width)
-                                       : tensor_of(r, type, rows * width);
+    struct tensor t = dtype_info(type)->block > 1 ? blocks_of(r, type, rows * width)
+                                                  : tensor_of(r, type, rows * width);
+    if (dtype_is_quantised(type) && chance(r, 50)) {
+        t.n_dims = 2;
+        t.dim[0] = rows;
+        t.dim[1] = width;
+        t.scale_step = chance(r, 50);
+        t.scale = tensor_of(r, DT_F32, t.scale_step > 0 ? rows : 1).data;
+    }
+    return t;
 }
 
 /* n, or the next whole number of blocks. */

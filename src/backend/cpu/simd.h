@@ -9,6 +9,8 @@ typedef int32_t vi __attribute__((vector_size(VL * 4)));
 /* The same in memory, where only the alignment of a float holds. */
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
+#define VFLOATS(v) __builtin_convertvector(v, vf) /* of a vi */
+
 #define INLINE static inline __attribute__((always_inline, unused))
 
 INLINE vf vload(const float *p)

@@ -302,8 +302,7 @@ static void turn_slab(const struct cpu_kernels *k, const struct delta *d, float 
 static void plain_part(const struct cpu_call *c, const struct layer *l, int64_t row, int64_t col,
                        int64_t n, float *to)
 {
-    dtype_decode_part(l->weight.data, l->weight.type, row * layer_k(l) + col, n, to,
-                      c->k->decode);
+    tensor_decode_by(&l->weight, row * layer_k(l) + col, n, to, c->k->decode);
 }
 
 /* to[out, k] += what a left delta changes of the plain weight. */
@@ -391,6 +390,7 @@ kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tens
     *out = l->weight;
     out->data = kept->merged;
     out->type = DT_F32;
+    out->scale = NULL;
     out->bytes = n * sizeof *kept->merged;
     return KRON_OK;
 }

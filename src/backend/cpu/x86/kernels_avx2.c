@@ -19,9 +19,19 @@ INLINE vf get_f16(const void *p)
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
+INLINE vi get_i8(const void *p)
+{
+    return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64(p));
+}
+
+INLINE vi get_u8(const void *p)
+{
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+}
+
 INLINE vf get_s8(const void *p)
 {
-    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+    return VFLOATS(get_i8(p));
 }
 
 INLINE vf get_bf16(const void *p)
@@ -34,15 +44,14 @@ INLINE vf get_e5m2(const void *p) /* the upper byte of an f16 */
     return (vf)_mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64(p)), 8));
 }
 
-/* As an f16 of the same bits the exponent is 8 too small; all ones in the rest is NaN. */
+/* As an f16 of the same bits, but the second for the sign, the exponent is 8 too small; all ones
+ * in the rest is NaN. */
 INLINE vf get_e4m3(const void *p)
 {
-    __m128i b = _mm_cvtepu8_epi16(_mm_loadl_epi64(p));
-    __m128i rest = _mm_and_si128(b, _mm_set1_epi16(0x7f));
-    __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
-    __m128i nan = _mm_cmpeq_epi16(rest, _mm_set1_epi16(0x7f));
-    __m128i h = _mm_or_si128(_mm_slli_epi16(rest, 7), sign);
-    h = _mm_or_si128(h, _mm_and_si128(nan, _mm_set1_epi16(0x7e00)));
+    __m128i b = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(p)), 7);
+    __m128i rest = _mm_and_si128(b, _mm_set1_epi16(0x3f80));
+    __m128i nan = _mm_cmpeq_epi16(rest, _mm_set1_epi16(0x3f80));
+    __m128i h = _mm_or_si128(_mm_and_si128(b, _mm_set1_epi16((short)0xbf80)), nan);
     return (vf)_mm256_cvtph_ps(h) * 256.0f;
 }
 

@@ -20,9 +20,19 @@ INLINE vf get_f16(const void *p)
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p));
 }
 
+INLINE vi get_i8(const void *p)
+{
+    return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128(p));
+}
+
+INLINE vi get_u8(const void *p)
+{
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+}
+
 INLINE vf get_s8(const void *p)
 {
-    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+    return VFLOATS(get_i8(p));
 }
 
 INLINE vf get_bf16(const void *p)
@@ -35,15 +45,14 @@ INLINE vf get_e5m2(const void *p) /* the upper byte of an f16 */
     return (vf)_mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(p)), 8));
 }
 
-/* As an f16 of the same bits the exponent is 8 too small; all ones in the rest is NaN. */
+/* As an f16 of the same bits, but the second for the sign, the exponent is 8 too small; all ones
+ * in the rest is NaN. */
 INLINE vf get_e4m3(const void *p)
 {
-    __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128(p));
-    __m256i rest = _mm256_and_si256(b, _mm256_set1_epi16(0x7f));
-    __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
-    __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x7f));
-    __m256i h = _mm256_or_si256(_mm256_slli_epi16(rest, 7), sign);
-    h = _mm256_or_si256(h, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+    __m256i b = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(p)), 7);
+    __m256i rest = _mm256_and_si256(b, _mm256_set1_epi16(0x3f80));
+    __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x3f80));
+    __m256i h = _mm256_or_si256(_mm256_and_si256(b, _mm256_set1_epi16((short)0xbf80)), nan);
     return (vf)_mm512_cvtph_ps(h) * 256.0f;
 }
 
