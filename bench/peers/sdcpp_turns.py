@@ -23,6 +23,8 @@ import time
 import stable_diffusion_cpp
 from importlib.metadata import version
 
+# The bindings close the standard output while the library works.
+OUT = os.fdopen(os.dup(sys.stdout.fileno()), "w")
 TIMES = {"decode_first_stage": "vae_s", "get_learned_condition": "text_s"}
 
 
@@ -46,7 +48,7 @@ class Job:
             return
         self.next_step += 1
         if step > self.warm:
-            print(f"{now - self.since:.6f}", flush=True)
+            print(f"{now - self.since:.6f}", file=OUT, flush=True)
         if self.warm <= step < steps and not sys.stdin.readline():
             os._exit(0)  # an exception does not leave a callback
         self.since = time.perf_counter()
@@ -66,12 +68,13 @@ def draw(a, job):
         verbose=False, **how)
     stable_diffusion_cpp.sd_set_log_callback(callback, ctypes.c_void_p(0))
     name = f"stable-diffusion-cpp-python {version('stable-diffusion-cpp-python')}, flash attention"
-    print("ready", json.dumps({"name": name + (f", {a.lora}" if a.lora else "")}), flush=True)
+    print("ready", json.dumps({"name": name + (f", {a.lora}" if a.lora else "")}), file=OUT,
+          flush=True)
     model.generate_image(
         prompt=prompt, width=a.width, height=a.height, sample_steps=a.steps, seed=1,
         sample_method="euler", cfg_scale=7 if a.what == "guided" else 1,
         progress_callback=job.progress)
-    print("done", json.dumps(job.logged), flush=True)
+    print("done", json.dumps(job.logged), file=OUT, flush=True)
 
 
 def main():
