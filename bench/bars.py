@@ -44,7 +44,8 @@ def bars(rows):
         yield (f"{name} stable-diffusion.cpp",
                times_as_fast(rows, "kron", "sdcpp", "unet", arch, side), 4, True)
     quality = find(rows, what="quality")
-    yield "int8: worst relative error of a UNet call, %", value(quality, "worst_error", 100), 3, False
+    yield ("int8: worst relative error of a UNet call, %", value(quality, "worst_error", 100), 3,
+           False)
     for side in (512, 768, 1024):
         fast = times_as_fast(rows, "kron", "diffusers", "vae", "sd15", side)
         if fast or side != 768:
@@ -61,7 +62,8 @@ def bars(rows):
            value(find(rows, what="picture", who="kron"), "seconds"), 5, False)
     lokr = find(rows, what="unet", arch="sdxl", width=512, who="kron:lokr:at_runtime",
                 against="kron")
-    yield "UNet call with a run-time LoKr to one without, sdxl 512", value(lokr, "ratio"), 1.03, False
+    yield ("UNet call with a run-time LoKr to one without, sdxl 512", value(lokr, "ratio"), 1.03,
+           False)
     yield ("VAE decode: times as fast as stable-diffusion.cpp", vae_of_sdcpp(rows), 1, True)
 
 

@@ -3,7 +3,7 @@
  *
  *   main.c     options, the list of what to measure    shapes.c   tensors of a checkpoint
  *   make.c     random checkpoints and adapters         measure.c  runs jobs and times them
- *   report.c   tables, CSV and JSON                    serve.c    one call a line, for compare.py */
+ *   report.c   tables, CSV and JSON                    serve.c    one turn a line, for compare.py */
 #ifndef BENCH_H
 #define BENCH_H
 #include <kron/kron.h>
@@ -49,7 +49,8 @@ int64_t shape_numbers(const struct shape *s);
 /* --- make.c --- */
 
 /* Makes the file in `cache` where it is not there yet and gives its path (owned by the caller).
- * kind: "model", "vae" (shapes_make_vae), or an adapter for all linear layers and convolutions of the UNet in kohya's
+ * kind: "model", "vae" (shapes_make_vae), or an adapter for all linear layers and convolutions of the
+ * UNet in kohya's
  * naming: "lokr" (factor 8, w2 whole), "lokr-split" (w2 of rank 16), "lora" (rank 16); a number
  * makes another of the same kind: "lora-2". */
 bool bench_file(char **path, const char *cache, enum bench_arch arch, const char *kind);

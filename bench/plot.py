@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Rows of a bench as one SVG: bars of seconds, of each step relative to its first contestant, and the
-share of the peak that each kind of operation reaches."""
+"""Rows of a bench as one SVG: seconds of each step relative to its first contestant, and the share
+of the peak that each kind of operation reaches."""
 import html
 
 WIDTH, LABEL, LINE, BAR = 1100, 330, 18, 12

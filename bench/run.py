@@ -46,10 +46,17 @@ def case(args, arch, size, name):
         run([args.kron, "--arch", arch, "--size", size, "--cases", name, "--threads",
              str(args.threads), "--cache", args.cache, "--json", str(path)])
         found = json.loads(path.read_text())
-    return [{"what": "case", "arch": arch, "who": f"kron:{name}", "against": "kron",
+    rows = [{"what": "case", "arch": arch, "who": f"kron:{name}", "against": "kron",
              "machine": found["machine"], "threads": found["threads"], "date": found["date"],
              **{k: v for k, v in c.items() if k not in ("model", "case")},
              "seconds": c["unet_call_s"]} for c in found["cases"]]
+    for r in rows:
+        print(f"{r['ratio']:7.3f}  {arch:5} {size:<9} {r['who']:<28} {r['unet_call_s']:8.3f} s, "
+              f"without {r['plain_call_s']:.3f}; guided {r['guided_step_s']:.2f}, "
+              f"text {r['text_s']:.2f}, VAE {r['vae_decode_s']:.2f}; starts in {r['start_s']:.2f} s; buffer "
+              f"{r['unet_buffer_mb']:.1f} MB, peak {r['peak_rss_mb']:.0f} MB, "
+              f"{r['peak_anonymous_mb']:.0f} MB of it own", flush=True)
+    return rows
 
 
 def sd_cli(args, *options):
@@ -63,9 +70,10 @@ def roofline(args, arch, size, compute=None):
     """The table of sd-cli --profile, of two steps without guidance."""
     width, height = (size.split("x") * 2)[:2]
     with tempfile.TemporaryDirectory() as folder:
-        _, text = sd_cli(args, "-m", f"{args.cache}/{arch}-model.safetensors", "-p", "a horse", "-W",
-                         width, "-H", height, "--steps", "2", "--cfg-scale", "1", "--profile", "-o",
-                         f"{folder}/a.png", *(["--compute", compute] if compute else []))
+        model = f"{args.cache}/{arch}-model.safetensors"
+        _, text = sd_cli(args, "-m", model, "-p", "a horse", "-W", width, "-H", height, "--steps",
+                         "2", "--cfg-scale", "1", "--profile", "-o", f"{folder}/a.png",
+                         *(["--compute", compute] if compute else []))
     peak = re.search(r"now: ([\d.]+) GFLOP/s.*, ([\d.]+) GB/s", text)
     rows = []
     for line in text.split("longest, by shape:")[0].splitlines():
@@ -94,8 +102,9 @@ def picture(args, compute=None):
                 "dpm++2m", "--scheduler", "karras", "-s", "101", "-o", f"{folder}/a.png",
                 *(["--compute", compute] if compute else []))[0])
     row = {"what": "picture", "arch": "emoji", "width": 256, "height": 256,
-           "who": "kron" + (f"+{compute}" if compute else ""), "seconds": statistics.median(seconds),
-           "least_s": min(seconds), "most_s": max(seconds), "turns": len(seconds)}
+           "who": "kron" + (f"+{compute}" if compute else ""),
+           "seconds": statistics.median(seconds), "least_s": min(seconds), "most_s": max(seconds),
+           "turns": len(seconds)}
     print(f"         shipped model, prompt to PNG: {row['seconds']:.2f} s ({row['who']})")
     return [row]
 
@@ -117,7 +126,8 @@ def quality(args, arch, size):
 def run(command):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise compare.Gone(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stderr}")
+        raise compare.Gone(f"{' '.join(map(str, command))}: status {done.returncode}\n"
+                           f"{done.stderr}")
     return done.stdout
 
 
@@ -146,10 +156,12 @@ def quick_steps():
 
 
 def full_steps():
-    pairs = [("kron:lokr", "diffusers:lycoris-lokr"), ("kron:lora", "diffusers:peft-lora"),
-             ("kron:lokr-split", "diffusers:lycoris-lokr-split"), ("kron:lokr", "diffusers:peft-lokr"),
-             ("kron:lokr:at_runtime", "sdcpp:lokr:at_runtime"), ("kron:lora", "sdcpp:lora:immediately"),
-             ("kron:lora:at_runtime", "sdcpp:lora:at_runtime")]
+    pairs = [("kron:lokr", "diffusers:lycoris-lokr"), ("kron:lokr", "diffusers:peft-lokr"),
+             ("kron:lokr-split", "diffusers:lycoris-lokr-split"),
+             ("kron:lora", "diffusers:peft-lora"),
+             ("kron:lokr:at_runtime", "sdcpp:lokr:at_runtime"),
+             ("kron:lora:at_runtime", "sdcpp:lora:at_runtime"),
+             ("kron:lora", "sdcpp:lora:immediately")]
     yield "picture", picture, ()
     yield "picture int8", picture, ("int8",)
     yield "quality", quality, ("emoji", "256")

@@ -59,8 +59,8 @@ static void trace_event(struct profile *p, const kron_operation *op)
     int lane = lane_of(p, op->part);
     if (p->origin <= 0)
         p->origin = op->start;
-    fprintf(p->trace, "%s\n{\"ph\": \"X\", \"name\": \"%s\", \"cat\": \"%s\", \"pid\": 1, \"tid\": %d, "
-            "\"ts\": %.3f, \"dur\": %.3f, \"args\": {", p->n_events++ > 0 ? "," : "", op->kind,
+    fprintf(p->trace, "%s\n{\"ph\": \"X\", \"name\": \"%s\", \"cat\": \"%s\", \"pid\": 1, "
+            "\"tid\": %d, \"ts\": %.3f, \"dur\": %.3f, \"args\": {", p->n_events++ > 0 ? "," : "", op->kind,
             op->part, lane, (op->start - p->origin) * 1e6, op->seconds * 1e6);
     if (op->layer[0] != '\0')
         fprintf(p->trace, "\"layer\": \"%s\", \"type\": \"%s\", ", op->layer, op->type);

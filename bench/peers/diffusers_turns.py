@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""diffusers for bench/compare.py: takes one turn untimed, prints "ready" and JSON, then for each line
-read from stdin takes a turn and prints its seconds. float32, channels_last, random weights of the
-full configuration.
+"""diffusers for bench/compare.py: takes one turn untimed, prints "ready" and JSON, then for each
+line read from stdin takes a turn and prints its seconds. float32, channels_last, random weights of
+the full configuration.
 
     diffusers_turns.py --arch sd15|sdxl --what unet|guided|text|vae [--adapter NAME] ...
 
@@ -43,8 +43,8 @@ LOKR_FACTOR, RANK = 8, 16
 
 
 def random_weights(model):
-    """Weights of usual size, so that no product runs on denormals or infinities. One block of random
-    numbers is used again and again: drawing 2.6 G of them takes longer than the measurement."""
+    """Weights of usual size, so that no product runs on denormals or infinities. One block of
+    random numbers is used again and again: drawing 2.6 G takes longer than the measurement."""
     block = torch.rand(1_000_003) * 2 - 1
     for name, p in model.named_parameters():
         if p.ndim < 2:

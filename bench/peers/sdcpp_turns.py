@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""stable-diffusion.cpp, through stable-diffusion-cpp-python, for bench/compare.py: prints "ready" and
-JSON when the model is loaded, then for each line read from stdin takes one step and prints its
-seconds; at the end of the input "done" and JSON with the seconds of the VAE and of the text encoder.
+"""stable-diffusion.cpp, through stable-diffusion-cpp-python, for bench/compare.py: prints "ready"
+and JSON when the model is loaded, then for each line read from stdin takes one step and prints its
+seconds; at the end "done" and JSON with the seconds of the VAE and of the text encoder.
 
     sdcpp_turns.py --model FILE --what unet|guided --steps N [--warm N] [--lora NAME:MODE] ...
 
@@ -37,12 +37,13 @@ class Job:
 
     def log(self, level, text, data):
         del level, data
-        found = re.search(r"(\w+) completed, taking ([\d.]+) ?(ms|s)", text.decode(errors="replace"))
+        text = text.decode(errors="replace")
+        found = re.search(r"(\w+) completed, taking ([\d.]+) ?(ms|s)", text)
         if found and found[1] in TIMES:
             self.logged[TIMES[found[1]]] = float(found[2]) / (1000 if found[3] == "ms" else 1)
 
     def progress(self, step, steps, _):
-        """Called with step 0 before the first step. Whatever else has a number of steps calls too."""
+        """Called with step 0 before the first step, and by whatever else counts steps."""
         now = time.perf_counter()
         if steps != self.steps or step != self.next_step:
             return
@@ -81,7 +82,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--model", required=True)
     p.add_argument("--what", choices=("unet", "guided"), default="unet")
-    p.add_argument("--lora", help="NAME:MODE of a file in --lora-dir; MODE: immediately, at_runtime")
+    p.add_argument("--lora", help="NAME:MODE of a file in --lora-dir; MODE as --lora-apply-mode")
     p.add_argument("--lora-dir")
     p.add_argument("--width", type=int, default=512)
     p.add_argument("--height", type=int, default=512)

@@ -86,7 +86,8 @@ static void attention_counts_pairs_of_tokens(void **state)
 
 static void what_is_no_product_has_no_flops(void **state)
 {
-    struct layer norm = stored(LAYER_NORM, 16, 1, 1, 32), token = stored(LAYER_EMBED, 100, 6, 1, 1200);
+    struct layer norm = stored(LAYER_NORM, 16, 1, 1, 32);
+    struct layer token = stored(LAYER_EMBED, 100, 6, 1, 1200);
     struct layer pos = stored(LAYER_EMBED, 77, 6, 1, 924);
     struct graph g;
 

@@ -61,8 +61,10 @@ static void times_lie_within_the_job_and_in_order(void **state)
     for (int i = 0; i < seen.n; i++) {
         assert_true(seen.ops[i].seconds >= 0);
         sum += seen.ops[i].seconds;
-        if (i > 0)
-            assert_true(seen.ops[i].start >= seen.ops[i - 1].start + seen.ops[i - 1].seconds - 1e-9);
+        if (i == 0)
+            continue;
+        const kron_operation *before = &seen.ops[i - 1];
+        assert_true(seen.ops[i].start >= before->start + before->seconds - 1e-9);
     }
     assert_true(sum > 0 && sum <= all);
     assert_int_equal(seen.nested, KRON_ERR_ARGUMENT);
