@@ -104,12 +104,12 @@ bool measure(const struct setup *setup, struct result *r);
 
 /* What one turn is: a call of the UNet, a step with guidance, encoding a prompt, decoding a picture
  * (of the checkpoint "vae"). */
-enum turn { TURN_UNET, TURN_GUIDED, TURN_TEXT, TURN_VAE, TURN_COUNT };
-const char *turn_name(enum turn t);
+enum bench_turn { TURN_UNET, TURN_GUIDED, TURN_TEXT, TURN_VAE, TURN_COUNT };
+const char *turn_name(enum bench_turn t);
 
 /* Takes one turn untimed, prints "ready" and what it learned as JSON, then for each line read takes
  * a turn and prints its seconds. */
-bool serve(const struct setup *setup, enum turn turn, enum bench_arch arch, int width, int height,
+bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width, int height,
            const struct bench_case *what);
 
 /* --- shared by measure.c and serve.c --- */

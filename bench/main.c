@@ -18,7 +18,7 @@ struct options {
     struct bench_case cases[MAX_CASES];
     int n_cases;
     const char *csv, *json;
-    enum turn turn; /* of serve */
+    enum bench_turn turn; /* of serve */
     bool serve, make, verbose;
 };
 

@@ -6,14 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *turn_name(enum turn t)
+const char *turn_name(enum bench_turn t)
 {
     static const char *const names[TURN_COUNT] = {"unet", "guided", "text", "vae"};
     return names[t];
 }
 
 struct server {
-    enum turn turn;
+    enum bench_turn turn;
     struct bench_session b;
     kron_job job;
     double began;      /* before the model was opened */
@@ -118,7 +118,7 @@ static bool serve_jobs(struct server *s)
     return true;
 }
 
-bool serve(const struct setup *setup, enum turn turn, enum bench_arch arch, int width, int height,
+bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width, int height,
            const struct bench_case *what)
 {
     struct server s = {.turn = turn, .job = bench_job(width, height), .began = seconds_now()};
