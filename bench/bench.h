@@ -109,8 +109,8 @@ const char *turn_name(enum bench_turn t);
 
 /* Takes one turn untimed, prints "ready" and what it learned as JSON, then for each line read takes
  * a turn and prints its seconds. */
-bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width, int height,
-           const struct bench_case *what);
+bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width,
+           int height, const struct bench_case *what);
 
 /* --- shared by measure.c and serve.c --- */
 

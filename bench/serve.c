@@ -118,8 +118,8 @@ static bool serve_jobs(struct server *s)
     return true;
 }
 
-bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width, int height,
-           const struct bench_case *what)
+bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width,
+           int height, const struct bench_case *what)
 {
     struct server s = {.turn = turn, .job = bench_job(width, height), .began = seconds_now()};
     bool steps = turn == TURN_UNET || turn == TURN_GUIDED;
