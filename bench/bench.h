@@ -3,7 +3,7 @@
  *
  *   main.c     options, the list of what to measure    shapes.c   tensors of a checkpoint
  *   make.c     random checkpoints and adapters         measure.c  runs jobs and times them
- *   report.c   tables, CSV and JSON                    serve.c    one call a line, for compare.py
+ *   report.c   tables, CSV and JSON                    serve.c    one turn a line, for compare.py
  *   against.c  a second file in turns with the first */
 #ifndef BENCH_H
 #define BENCH_H
@@ -40,6 +40,8 @@ struct shape_list {
 
 /* All tensors of a checkpoint in single-file (ldm, sgm) naming. Free with shapes_free(). */
 bool shapes_make(struct shape_list *list, enum bench_arch arch);
+/* The VAE of both architectures, in a checkpoint of an SD1 whose UNet is next to nothing. */
+bool shapes_make_vae(struct shape_list *list);
 struct shape *shapes_add(struct shape_list *list, enum fill fill, int n_dims, const int64_t *dim,
                          const char *fmt, ...);
 void shapes_free(struct shape_list *list);
@@ -48,7 +50,8 @@ int64_t shape_numbers(const struct shape *s);
 /* --- make.c --- */
 
 /* Makes the file in `cache` where it is not there yet and gives its path (owned by the caller).
- * kind: "model", or an adapter for all linear layers and convolutions of the UNet in kohya's
+ * kind: "model", "vae" (shapes_make_vae), or an adapter for all linear layers and convolutions of the
+ * UNet in kohya's
  * naming: "lokr" (factor 8, w2 whole), "lokr-split" (w2 of rank 16), "lora" (rank 16); a number
  * makes another of the same kind: "lora-2". */
 bool bench_file(char **path, const char *cache, enum bench_arch arch, const char *kind);
@@ -92,6 +95,7 @@ struct setup {
     const char *cache;
     int threads, repeat;
     bool quick; /* UNet calls only: no decoding, no guidance */
+    const char *kind; /* of the checkpoint from the cache: "model", "vae" */
 };
 
 /* Runs the case that r->arch, width, height and what name, and fills in the rest. */
@@ -99,9 +103,15 @@ bool measure(const struct setup *setup, struct result *r);
 
 /* --- serve.c --- */
 
-/* Prints "ready", then for each line read runs one UNet call and prints its seconds. */
-bool serve(const struct setup *setup, enum bench_arch arch, int width, int height,
-           const struct bench_case *what);
+/* What one turn is: a call of the UNet, a step with guidance, encoding a prompt, decoding a picture
+ * (of the checkpoint "vae"). */
+enum bench_turn { TURN_UNET, TURN_GUIDED, TURN_TEXT, TURN_VAE, TURN_COUNT };
+const char *turn_name(enum bench_turn t);
+
+/* Takes one turn untimed, prints "ready" and what it learned as JSON, then for each line read takes
+ * a turn and prints its seconds. */
+bool serve(const struct setup *setup, enum bench_turn turn, enum bench_arch arch, int width,
+           int height, const struct bench_case *what);
 
 /* --- against.c --- */
 

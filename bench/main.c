@@ -18,6 +18,7 @@ struct options {
     struct bench_case cases[MAX_CASES];
     int n_cases;
     const char *csv, *json, *against;
+    enum bench_turn turn; /* of serve */
     bool serve, make, verbose;
 };
 
@@ -146,6 +147,18 @@ static bool add_case(struct options *o, const char *item)
     return parse_case(&o->cases[o->n_cases++], item);
 }
 
+static bool parse_turn(struct options *o, const char *text)
+{
+    o->serve = true;
+    for (o->turn = TURN_UNET; o->turn < TURN_COUNT; o->turn++)
+        if (strcmp(text, turn_name(o->turn)) == 0)
+            break;
+    if (o->turn == TURN_COUNT)
+        return complain("--serve %s: expected unet, guided, text or vae", text);
+    o->setup.kind = o->turn == TURN_VAE ? "vae" : "model";
+    return true;
+}
+
 static bool parse_count(const char *name, const char *text, int least, int most, int *out)
 {
     char *end;
@@ -173,7 +186,8 @@ static const char help[] =
     "  --against FILE   a UNet call of this file of the same --arch in turns with the model's, for\n"
     "                   each case: a quantised checkpoint beside the one it was made of\n"
     "  --make           makes the files that are missing, and ends\n"
-    "  --serve          for compare.py: one UNet call for each line read\n"
+    "  --serve WHAT     for compare.py: a turn for each line read: a call of the UNet (unet), a step\n"
+    "                   with guidance (guided), a prompt encoded (text), a picture decoded (vae)\n"
     "  -v               shows what the library says\n";
 
 static const struct option long_options[] = {
@@ -182,7 +196,7 @@ static const struct option long_options[] = {
     {"quick", no_argument, NULL, 'q'},         {"threads", required_argument, NULL, 't'},
     {"model", required_argument, NULL, 'm'},   {"cache", required_argument, NULL, 'C'},
     {"csv", required_argument, NULL, 'V'},     {"json", required_argument, NULL, 'J'},
-    {"make", no_argument, NULL, 'M'},          {"serve", no_argument, NULL, 'S'},
+    {"make", no_argument, NULL, 'M'},          {"serve", required_argument, NULL, 'S'},
     {"help", no_argument, NULL, 'h'},          {"against", required_argument, NULL, 'A'},
     {NULL, 0, NULL, 0},
 };
@@ -202,7 +216,7 @@ static bool take(struct options *o, int option)
     case 'J': o->json = optarg; return true;
     case 'A': o->against = optarg; return true;
     case 'M': return o->make = true;
-    case 'S': return o->serve = true;
+    case 'S': return parse_turn(o, optarg);
     case 'v': return o->verbose = true;
     case 'h': fputs(help, stdout); exit(0);
     default: return false; /* getopt has complained */
@@ -215,6 +229,7 @@ static bool parse(struct options *o, int argc, char **argv)
     int option;
     memset(o, 0, sizeof *o);
     o->setup.cache = "bench/cache";
+    o->setup.kind = "model";
     o->setup.repeat = 3;
     while ((option = getopt_long(argc, argv, "vh", long_options, NULL)) != -1)
         if (!take(o, option))
@@ -230,22 +245,29 @@ static bool parse(struct options *o, int argc, char **argv)
 
 /* --- runs --- */
 
-static bool make_all(const struct options *o)
+static bool make_one(const struct options *o, int arch, const char *kind)
 {
     char *path;
+    if (!bench_file(&path, o->setup.cache, (enum bench_arch)arch, kind))
+        return false;
+    printf("%s\n", path);
+    free(path);
+    return true;
+}
+
+static bool make_all(const struct options *o)
+{
     for (int a = BENCH_SD15; a <= BENCH_SDXL; a++) {
         if (!o->arch[a])
             continue;
-        for (int c = -1; c < o->n_cases; c++)
-            for (int i = 0; i < (c < 0 ? 1 : o->cases[c].n_adapters); i++) {
-                const char *kind = c < 0 ? "model" : o->cases[c].kinds[i];
-                if (!bench_file(&path, o->setup.cache, (enum bench_arch)a, kind))
+        if (!make_one(o, a, "model"))
+            return false;
+        for (int c = 0; c < o->n_cases; c++)
+            for (int i = 0; i < o->cases[c].n_adapters; i++)
+                if (!make_one(o, a, o->cases[c].kinds[i]))
                     return false;
-                printf("%s\n", path);
-                free(path);
-            }
     }
-    return true;
+    return make_one(o, BENCH_SD15, "vae");
 }
 
 static bool run_cases(const struct options *o, struct result *results, int *n)
@@ -309,7 +331,8 @@ int main(int argc, char **argv)
     if (o.make)
         ok = make_all(&o);
     else if (o.serve)
-        ok = serve(&o.setup, first_arch(&o), o.width[0], o.height[0], &o.cases[0]);
+        ok = serve(&o.setup, o.turn, first_arch(&o), o.width[0],
+                   o.height[0], &o.cases[0]);
     else if (o.against != NULL)
         ok = run_against(&o);
     else

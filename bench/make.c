@@ -229,10 +229,12 @@ static bool shapes_of_kind(struct shape_list *list, enum bench_arch arch, const 
 {
     if (strcmp(kind, "model") == 0)
         return shapes_make(list, arch);
+    if (strcmp(kind, "vae") == 0)
+        return shapes_make_vae(list);
     for (size_t i = 0; i < sizeof adapters / sizeof *adapters; i++)
         if (strncmp(kind, adapters[i].kind, strlen(adapters[i].kind)) == 0)
             return adapter_shapes(list, arch, adapters[i].family);
-    return complain("no files of kind '%s' are made: expected model, lokr, lokr-split or lora",
+    return complain("no files of kind '%s' are made: expected model, vae, lokr, lokr-split or lora",
                     kind);
 }
 

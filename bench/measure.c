@@ -166,7 +166,7 @@ bool bench_open(struct bench_session *b, const struct setup *setup, enum bench_a
     char *made = NULL;
     kron_model_params params = {.model = setup->model, .n_threads = setup->threads};
     memset(b, 0, sizeof *b);
-    if (setup->model == NULL && !bench_file(&made, setup->cache, arch, "model"))
+    if (setup->model == NULL && !bench_file(&made, setup->cache, arch, setup->kind))
         return false;
     if (params.model == NULL)
         params.model = made;
@@ -296,7 +296,7 @@ static bool make_files(const struct setup *setup, const struct result *r)
 {
     char *path;
     for (int i = setup->model != NULL ? 0 : -1; i < r->what.n_adapters; i++) {
-        if (!bench_file(&path, setup->cache, r->arch, i < 0 ? "model" : r->what.kinds[i]))
+        if (!bench_file(&path, setup->cache, r->arch, i < 0 ? setup->kind : r->what.kinds[i]))
             return false;
         free(path);
     }

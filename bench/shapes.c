@@ -17,6 +17,9 @@ static const struct unet_config unets[] = {
     [BENCH_SDXL] = {3, {320, 640, 1280}, {0, 2, 10}, 10, 2048, 2816, true},
 };
 
+/* In front of a full VAE, so that a run is little more than decoding. */
+static const struct unet_config small_unet = {4, {32, 32, 32, 32}, {0, 0, 1, 0}, 1, 768, 0, false};
+
 enum { BLOCKS = 2, VAE_LEVELS = 4, TOKENS = 49408, WINDOW = 77 };
 static const int vae_channels[VAE_LEVELS] = {128, 256, 512, 512};
 
@@ -367,6 +370,14 @@ static void clip_bigg(struct shape_list *list, const char *prefix)
     norm(&w, "ln_final", width);
 }
 
+static bool made(struct shape_list *list)
+{
+    if (!list->failed)
+        return true;
+    shapes_free(list);
+    return complain("out of memory for the list of tensors");
+}
+
 bool shapes_make(struct shape_list *list, enum bench_arch arch)
 {
     *list = (struct shape_list){0};
@@ -378,9 +389,14 @@ bool shapes_make(struct shape_list *list, enum bench_arch arch)
     } else {
         clip_l(list, "cond_stage_model.transformer.text_model.");
     }
-    if (list->failed) {
-        shapes_free(list);
-        return complain("out of memory for the list of tensors");
-    }
-    return true;
+    return made(list);
+}
+
+bool shapes_make_vae(struct shape_list *list)
+{
+    *list = (struct shape_list){0};
+    unet(list, &small_unet);
+    vae(list);
+    clip_l(list, "cond_stage_model.transformer.text_model.");
+    return made(list);
 }

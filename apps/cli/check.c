@@ -225,6 +225,8 @@ bool check_options(struct options *o)
         return complain("--quant-cache %s: there is no such folder", o->quant_cache);
     if (o->imat_out != NULL && !check_folder_of(o->imat_out))
         return false;
+    if (o->profile_trace != NULL && !check_folder_of(o->profile_trace))
+        return false;
     if (!check_loras(o))
         return false;
     if (o->seed > INT64_MAX - o->batch)

@@ -50,7 +50,8 @@ struct options {
     int begin; /* -1: not given */
     int metadata_format, metadata_raw, metadata_brief, metadata_all, no_metadata;
     int preview, preview_interval; /* enum preview */
-    const char *preview_path;
+    const char *preview_path, *profile_trace;
+    int profile;
     /* adapter files */
     struct word_list files; /* words that belong to no option */
     struct word_list inputs;
@@ -127,6 +128,16 @@ bool check_folder_of(const char *path);
 /* Reads init image and mask, cut to the shape of -W x -H and scaled; without -W or -H the size is
  * the init image's, rounded down to multiples of 8. */
 bool load_pictures(struct options *o, kron_image *init, kron_image *mask);
+
+/* --- profile.c: --profile and --profile-trace --- */
+
+struct profile;
+/* Watches the session's jobs from now on if the options ask for it, else *out is NULL. */
+bool profile_start(struct profile **out, kron_session *session, const struct options *o);
+/* Prints the table to stdout and gives the trace its name. p may be NULL. */
+bool profile_finish(struct profile *p, kron_model *model, const struct options *o,
+                    double job_seconds);
+void profile_free(struct profile **p); /* after the session's last job */
 
 /* --- the modes --- */
 

@@ -41,6 +41,7 @@ struct run {
     kron_job job;
     kron_image init, mask;
     kron_image *images;
+    struct profile *profile;
     char *model_name;
     int n_saved;
     bool save_failed, preview_failed;
@@ -240,11 +241,14 @@ static int draw(struct run *r)
         complain_status(status);
         return EXIT_FAILED;
     }
+    if (!profile_start(&r->profile, r->session, r->o))
+        return EXIT_FAILED;
     fill_job(r);
     if (r->o->seed < 0)
         note("seed: %lld", (long long)r->job.seed);
-    r->started = seconds_now();
+    double start = r->started = seconds_now();
     status = stop_asked ? KRON_ERR_CANCELLED : kron_generate(r->session, &r->job, r->images);
+    double seconds = seconds_now() - start;
     report_clear();
     /* Before anything is called that replaces the sentence of the failure. */
     if (status != KRON_OK && status != KRON_ERR_CANCELLED)
@@ -253,7 +257,8 @@ static int draw(struct run *r)
         r->save_failed = !save_next(r);
     if (r->o->verbose)
         show_details(r);
-    if (r->save_failed || !save_importance(r))
+    bool profiled = profile_finish(r->profile, r->model, r->o, seconds);
+    if (r->save_failed || !profiled || !save_importance(r))
         return EXIT_FAILED;
     if (status == KRON_ERR_CANCELLED) {
         note("stopped: %d of %d pictures drawn", r->n_saved, r->o->batch);
@@ -287,6 +292,7 @@ int run_draw(struct options *o)
     kron_image_free(&r.mask);
     output_free(&r.out);
     kron_session_free(&r.session);
+    profile_free(&r.profile);
     kron_model_close(&r.model);
     return result;
 }

@@ -162,6 +162,12 @@ static const struct option table[] = {
     NUMBER_(WHOLE, "--preview-interval", NULL, preview_interval, 1, MAX_STEPS,
             "steps between previews (1)"),
 
+    GROUP_OF("Measuring (Kron's own)"),
+    FLAG_("--profile", NULL, profile,
+          "show where the time goes, by kind of operation, and how near to the device's peak"),
+    TEXT_("--profile-trace", NULL, profile_trace, "FILE",
+          "each operation as an event, JSON for chrome://tracing or Perfetto"),
+
     GROUP_OF("Modes adapter_info, adapter_convert and convert (Kron's own)"),
     FLAG_("--json", NULL, json, "adapter_info: JSON in place of text"),
     LIST_("--input", NULL, inputs, "FILE[:S]",

@@ -24,6 +24,7 @@
 #include <kron/image.h>
 #include <kron/log.h>
 #include <kron/model.h>
+#include <kron/profile.h>
 #include <kron/session.h>
 #include <kron/status.h>
 #endif

@@ -77,6 +77,17 @@ kron_model_info kron_model_get_info(const kron_model *m)
     return info;
 }
 
+kron_status kron_model_measure_peak(kron_model *m, kron_peak *out)
+{
+    struct be_peak peak;
+
+    if (m == NULL || out == NULL)
+        return err_set(KRON_ERR_ARGUMENT, "kron_model_measure_peak: expected a model and room");
+    kron_status status = be_measure_peak(m->engine.device, &peak);
+    *out = (kron_peak){peak.flops, peak.bytes};
+    return status;
+}
+
 kron_status kron_adapter_open(kron_adapter **out, const char *path)
 {
     if (out == NULL || path == NULL)

@@ -49,8 +49,8 @@ static kron_status check_change(const kron_session *s, const char *function)
     if (s == NULL)
         return err_set(KRON_ERR_ARGUMENT, "%s: expected a session", function);
     if (s->s->busy)
-        return err_set(KRON_ERR_ARGUMENT, "%s: the session is drawing; its adapters can change "
-                       "when the job is done", function);
+        return err_set(KRON_ERR_ARGUMENT, "%s: the session is drawing; it can be changed when the "
+                       "job is done", function);
     return KRON_OK;
 }
 
@@ -181,6 +181,14 @@ kron_status kron_generate(kron_session *s, const kron_job *job, kron_image *imag
 kron_buffers kron_session_buffers(const kron_session *s)
 {
     return s->s->buffers;
+}
+
+kron_status kron_session_set_profile(kron_session *s, kron_profile_fn fn, void *user)
+{
+    KRON_TRY(check_change(s, "kron_session_set_profile"));
+    s->s->profile = fn;
+    s->s->profile_user = user;
+    return KRON_OK;
 }
 
 const char *kron_sampler_name(int i)

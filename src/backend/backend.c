@@ -94,7 +94,13 @@ kron_status be_plan_create(struct be_device *d, const struct graph *g, struct be
 kron_status be_plan_run(struct be_device *d, struct be_plan *p, struct be_buf *const *bind,
                         const float *strengths)
 {
-    return d->fns->plan_run(p, bind, strengths);
+    return d->fns->plan_run(p, bind, strengths, NULL);
+}
+
+kron_status be_plan_run_timed(struct be_device *d, struct be_plan *p, struct be_buf *const *bind,
+                              const float *strengths, const struct be_timer *timer)
+{
+    return d->fns->plan_run(p, bind, strengths, timer);
 }
 
 void be_plan_free(struct be_device *d, struct be_plan **p)
@@ -107,4 +113,12 @@ void be_plan_free(struct be_device *d, struct be_plan **p)
 size_t be_plan_bytes(struct be_device *d, const struct be_plan *p)
 {
     return d->fns->plan_bytes(p);
+}
+
+kron_status be_measure_peak(struct be_device *d, struct be_peak *out)
+{
+    *out = (struct be_peak){0, 0};
+    if (d->fns->measure_peak == NULL)
+        return err_set(KRON_ERR_UNSUPPORTED, "device %s: its peak cannot be measured", d->name);
+    return d->fns->measure_peak(d, out);
 }

@@ -32,6 +32,18 @@ struct be_caps {
     bool observes;          /* calls be_device.observe */
 };
 
+/* Told of each operation of a run when it is done: start and end by clock_seconds(). */
+struct be_timer {
+    void (*done)(void *user, const struct graph *g, const struct gr_op *op, double start,
+                 double end);
+    void *user;
+};
+
+/* What a device reaches at best, of multiply-adds (two each) and of bytes a second. */
+struct be_peak {
+    double flops, bytes;
+};
+
 struct be_fns {
     void (*close)(struct be_device *d); /* all its buffers, weights and plans are gone */
 
@@ -55,11 +67,17 @@ struct be_fns {
      * once for all plans. strengths may be NULL where no route is merged. */
     kron_status (*plan_create)(struct be_device *d, const struct graph *g, struct be_weights *w,
                                const float *strengths, struct be_plan **out);
-    /* bind[i] is input or output i of the graph. strengths: set->n_strengths numbers. */
-    kron_status (*plan_run)(struct be_plan *p, struct be_buf *const *bind, const float *strengths);
+    /* bind[i] is input or output i of the graph. strengths: set->n_strengths numbers. timer: NULL
+     * if nobody asks, which costs a branch for each operation. */
+    kron_status (*plan_run)(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                            const struct be_timer *timer);
     void (*plan_free)(struct be_plan *p);
     /* The compute buffer: arena and all scratch, bytes. */
     size_t (*plan_bytes)(const struct be_plan *p);
+
+    /* Measures a product of f32 matrices that fits no small cache and a copy that fits none, all
+     * workers taking part. NULL: not worth knowing. */
+    kron_status (*measure_peak)(struct be_device *d, struct be_peak *out);
 };
 
 struct be_device {
@@ -100,7 +118,11 @@ kron_status be_plan_create(struct be_device *d, const struct graph *g, struct be
                            const float *strengths, struct be_plan **out);
 kron_status be_plan_run(struct be_device *d, struct be_plan *p, struct be_buf *const *bind,
                         const float *strengths);
+kron_status be_plan_run_timed(struct be_device *d, struct be_plan *p, struct be_buf *const *bind,
+                              const float *strengths, const struct be_timer *timer);
 void be_plan_free(struct be_device *d, struct be_plan **p);
 size_t be_plan_bytes(struct be_device *d, const struct be_plan *p);
+/* KRON_ERR_UNSUPPORTED for devices that are only there to define what is right. */
+kron_status be_measure_peak(struct be_device *d, struct be_peak *out);
 
 #endif

@@ -140,6 +140,16 @@ int64_t gr_elements(struct gr_shape s);
 /* One line an operation, with shapes, offsets and routes, through log_debug(). */
 void gr_dump(const struct graph *g);
 
+/* --- what an operation costs (work.c) --- */
+
+struct gr_work {
+    double flops;        /* of the layer's or the attention's own products, by their definition; a
+                          * multiply-add counts two. Deltas, norms and activations: none */
+    double weight_bytes; /* weight and bias as they are stored, read once */
+    double value_bytes;  /* each input read and the output written once */
+};
+struct gr_work gr_op_work(const struct graph *g, const struct gr_op *op);
+
 /* --- planning (plan.c) --- */
 
 /* Gives every temporary value an offset in one arena, by lifetime; operations that may run in

@@ -182,6 +182,7 @@ kron_status net_read(struct net *net, const char *name, float *data, int64_t n)
 
 kron_status net_run(struct session *s, struct net *net)
 {
+    const struct be_timer timer = {session_profile, s};
     size_t bytes = be_plan_bytes(s->e->device, net->plan);
 
     if (net->key.kind == NET_UNET)
@@ -190,7 +191,8 @@ kron_status net_run(struct session *s, struct net *net)
         s->buffers.text_encoder = bytes;
     else
         s->buffers.vae = bytes;
-    return be_plan_run(s->e->device, net->plan, net->bind, s->strengths);
+    return be_plan_run_timed(s->e->device, net->plan, net->bind, s->strengths,
+                             s->profile != NULL ? &timer : NULL);
 }
 
 void nets_drop(struct session *s, enum net_kind kind)

@@ -8,13 +8,14 @@
  *   session.c    binding a session's adapters     metadata.c the "parameters" text
  *   adapters.c   lists of them, from API and tags adapter_cache.c their files
  *   words.c      words that stand for vectors  quantise.c weights of another type
- *   checkpoint.c a model as tensors of one file */
+ *   checkpoint.c a model as tensors of one file    profile.c operations as callers see them */
 #ifndef PIPELINE_SESSION_H
 #define PIPELINE_SESSION_H
 #include "adapter/adapter.h"
 #include "backend/backend.h"
 #include "model/model.h"
 #include "model/prompt.h"
+#include <kron/profile.h>
 #include <kron/session.h>
 #include <pthread.h>
 
@@ -141,6 +142,9 @@ struct session {
     struct net *nets[MAX_NETS];
     unsigned long clock;
     kron_buffers buffers;
+
+    kron_profile_fn profile;     /* told of each operation; NULL: nobody asks */
+    void *profile_user;
 };
 
 /* The net of that key, planned and compiled, from the cache where it is there. Valid until the
@@ -171,6 +175,12 @@ void session_fill_strengths(struct session *s, int step, int n_steps);
 /* Binds the session's own adapters and those that `prompt` names in `lora_dir`. */
 kron_status session_bind_prompt(struct session *s, const struct prompt *prompt,
                                 const char *lora_dir);
+
+/* --- profile.c --- */
+
+/* A be_timer's function; user: the session, which has a profile. */
+void session_profile(void *user, const struct graph *g, const struct gr_op *op, double start,
+                     double end);
 
 /* --- textual inversion (words.c) --- */
 

@@ -426,6 +426,32 @@ class Drawing(Case):
                            "out/a.png")
         self.assertRegex(got.stderr, r"compute buffers: text encoder [\d.]+ MB, unet [\d.]+ MB")
 
+    def test_a_profile_is_a_table_and_a_trace(self):
+        got = self.run_cli("-m", MODEL, "-W", 64, "-H", 64, "--steps", 2, "-p", "x <lora:lokr-neon:1>",
+                           "--lora-model-dir", MODELS, "-o", "out/a.png", "--profile",
+                           "--profile-trace", "trace.json")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        self.assertRegex(got.stdout, r"profile: [\d.]+ s, [\d.]+ s of it in \d+ operations")
+        self.assertRegex(got.stdout, r"peak of the device.* [\d.]+ GFLOP/s .* [\d.]+ GB/s")
+        rows = {tuple(m[:2]): m[2:] for m in re.findall(
+            r"^(\w[\w ]*\w) +(\w+) +(\d+) +([\d.]+) +([\d.]+) %", got.stdout, re.M)}
+        for row in [("unet", "conv2d"), ("unet", "attention"), ("text encoder", "embed"),
+                    ("vae decoder", "conv2d"), ("all", "all")]:
+            self.assertIn(row, rows)
+        with open(self.path("trace.json")) as f:
+            events = [e for e in json.load(f)["traceEvents"] if e["ph"] == "X"]
+        self.assertEqual(len(events), int(rows["all", "all"][0]))
+        self.assertEqual(sum(e["cat"] == "unet" and e["name"] == "conv2d" for e in events),
+                         int(rows["unet", "conv2d"][0]))
+        for a, b in zip(events, events[1:]):
+            self.assertLessEqual(a["ts"] + a["dur"], b["ts"] + 0.002)
+        self.assertTrue(any(e["args"].get("route") for e in events))
+        self.assertEqual(self.files(), [self.path("out/a.png"), self.path("trace.json")])
+
+    def test_a_trace_that_cannot_be_written_is_found_first(self):
+        self.refuse(2, ["none/trace.json"], "-m", MODEL, "-p", "x", "--profile-trace",
+                    "none/trace.json")
+
     def test_interrupt_stops_between_steps(self):
         run = subprocess.Popen([PROGRAM, "-m", MODEL, "-W", "64", "-H", "64", "--steps", "999",
                                 "-p", "x", "-o", "out/a.png"], cwd=self.folder, text=True,

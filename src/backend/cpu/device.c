@@ -2,6 +2,7 @@
  * Opening the host as a device, its buffers, and how fast it is. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/peak.h"
 #include "backend/cpu/plan.h"
 #include "backend/host.h"
 #include <omp.h>
@@ -28,6 +29,7 @@ static const struct be_fns fns = {
     .plan_run = plan_run,
     .plan_free = plan_free,
     .plan_bytes = plan_bytes,
+    .measure_peak = peak_measure,
 };
 
 static int count(void)

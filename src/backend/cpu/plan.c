@@ -93,7 +93,8 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
     return KRON_OK;
 }
 
-static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                           const struct be_timer *timer)
 {
     const struct be_device *d = &p->device->base;
 
@@ -108,18 +109,22 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         c.ys = gr_shape_of(p->g, op->out);
         if (d->observe != NULL && (op->kind == OP_LINEAR || op->kind == OP_GEGLU))
             d->observe(d->observe_user, op->layer, c.x[0], c.xs.n * c.xs.h * c.xs.w);
+        double start = timer != NULL ? clock_seconds() : 0;
         op_fns[op->kind]->run(&c);
         KRON_TRY(c.status);
+        if (timer != NULL)
+            timer->done(timer->user, p->g, op, start, clock_seconds());
     }
     return KRON_OK;
 }
 
-kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                     const struct be_timer *timer)
 {
     int before = omp_get_max_threads(); /* the caller's own, put back: it is a user of OpenMP too */
 
     omp_set_num_threads(p->device->n_threads);
-    kron_status status = run_all(p, bind, strengths);
+    kron_status status = run_all(p, bind, strengths, timer);
     omp_set_num_threads(before);
     return status;
 }

@@ -149,7 +149,8 @@ static kron_status run_op(struct be_plan *p, struct ref_call *c, const float *st
     return status;
 }
 
-static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths)
+static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                            const struct be_timer *timer)
 {
     for (int o = 0; o < p->g->n_ops; o++) {
         const struct gr_op *op = &p->g->ops[o];
@@ -160,7 +161,10 @@ static kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const
         c.y = host_value(p->g, op->out, p->arena, bind);
         c.xs = gr_shape_of(p->g, op->in[0]);
         c.ys = gr_shape_of(p->g, op->out);
+        double start = timer != NULL ? clock_seconds() : 0;
         KRON_TRY(run_op(p, &c, strengths));
+        if (timer != NULL)
+            timer->done(timer->user, p->g, op, start, clock_seconds());
     }
     return KRON_OK;
 }
