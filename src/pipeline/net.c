@@ -76,6 +76,8 @@ static kron_status compile(struct session *s, struct net *net)
 
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
+    if (set != NULL)
+        KRON_TRY(be_measure(s->e->device));
     gr_choose_routes(&net->g, set, (enum gr_apply)s->params.apply, &s->e->device->caps.rates,
                      merge_budget(s));
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
