@@ -14,7 +14,8 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
     switch (k->kind) {
     case NET_TE0:
     case NET_TE1:
-        clip_graph(g, &m->te[k->kind - NET_TE0], k->n, (int)k->tokens, k->h, k->taps);
+        clip_graph(g, &m->te[k->kind - NET_TE0], k->n, (int)k->tokens, k->h, k->w != 0,
+                   k->taps);
         break;
     case NET_UNET:
         unet_graph(g, &m->unet, k->n, k->h, k->w, k->tokens, k->taps);
