@@ -331,8 +331,8 @@ int main(int argc, char **argv)
     if (o.make)
         ok = make_all(&o);
     else if (o.serve)
-        ok = serve(&o.setup, o.turn, first_arch(&o), o.width[0],
-                   o.height[0], &o.cases[0]);
+        ok = serve(&o.setup, o.turn, first_arch(&o), o.width[0], o.height[0],
+                   &o.cases[0]);
     else if (o.against != NULL)
         ok = run_against(&o);
     else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The checking front of all backends, and the list of them. */
 #include "backend/backend.h"
+#include <pthread.h>
 #include <string.h>
 
 const struct be_driver *const be_drivers[] = {&be_cpu, &be_ref, NULL};
@@ -31,6 +32,18 @@ void be_close(struct be_device **d)
     if (*d != NULL)
         (*d)->fns->close(*d);
     *d = NULL;
+}
+
+kron_status be_measure(struct be_device *d)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    kron_status status = KRON_OK;
+
+    pthread_mutex_lock(&lock);
+    if (d->caps.rates.product == 0 && d->fns->measure != NULL)
+        status = d->fns->measure(d);
+    pthread_mutex_unlock(&lock);
+    return status;
 }
 
 kron_status be_buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out)

@@ -28,7 +28,7 @@ struct be_caps {
     int n_threads;          /* workers of a CPU device; 0 elsewhere */
     size_t memory_total;    /* bytes; 0: unknown */
     size_t memory_free;     /* bytes when the device was opened; 0: unknown */
-    struct gr_rates rates;  /* for the choice of routes */
+    struct gr_rates rates;  /* for the choice of routes; after be_measure() */
     bool observes;          /* calls be_device.observe */
 };
 
@@ -46,6 +46,8 @@ struct be_peak {
 
 struct be_fns {
     void (*close)(struct be_device *d); /* all its buffers, weights and plans are gone */
+    /* Fills caps.rates. NULL: they are there from the start. */
+    kron_status (*measure)(struct be_device *d);
 
     kron_status (*buf_alloc)(struct be_device *d, size_t bytes, struct be_buf **out);
     void (*buf_free)(struct be_buf *b);
@@ -106,6 +108,9 @@ extern const struct be_driver *const be_drivers[];
 /* Opens a device by name: "cpu", "ref"; NULL or "" for the best. */
 kron_status be_open(const char *name, int n_threads, struct be_device **out);
 void be_close(struct be_device **d);
+/* Sees to it that caps.rates are known: measured when first asked for, since it takes a twentieth
+ * of a second that a run without adapters need not wait. From any thread. */
+kron_status be_measure(struct be_device *d);
 kron_status be_buf_alloc(struct be_device *d, size_t bytes, struct be_buf **out);
 void be_buf_free(struct be_buf **b);
 kron_status be_buf_write(struct be_buf *b, size_t at, const void *src, size_t n);

@@ -248,13 +248,13 @@ static gr_ref layer_graph(struct graph *g, gr_ref x, const struct clip *c,
 }
 
 void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int64_t extra,
-                bool taps)
+                bool final, bool taps)
 {
     gr_ref ids = gr_input(g, "ids", GR_I32, (struct gr_shape){n, 1, 77, 1});
     gr_ref more = extra == 0 ? GR_NONE
                              : gr_input(g, "extra", GR_F32,
                                         (struct gr_shape){1, 1, extra, c->token->in});
-    gr_ref x = gr_embed(g, ids, more, c->token, c->position), context = GR_NONE, last;
+    gr_ref x = gr_embed(g, ids, more, c->token, c->position), context = GR_NONE;
     int wanted = c->n_layers - (skip < 1 ? c->default_skip : skip) + 1;
     char name[24];
 
@@ -265,18 +265,18 @@ void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int6
             gr_output(g, x, name);
         if (i == wanted)
             context = x;
-        if (i == c->n_layers)
+        if (i == (final || taps ? c->n_layers : wanted))
             break;
         x = layer_graph(g, x, c, &c->layers[i]);
     }
-    last = gr_layer_norm(g, x, c->norm, eps);
     if (c->final_norm) {
         context = gr_layer_norm(g, context, c->norm, eps);
         gr_output(g, context, "context");
     } else if (!taps) {
         gr_output(g, context, "context");
     }
-    gr_output(g, last, "final");
+    if (final)
+        gr_output(g, gr_layer_norm(g, x, c->norm, eps), "final");
 }
 
 int clip_pooled_width(const struct clip *c)
@@ -286,22 +286,52 @@ int clip_pooled_width(const struct clip *c)
     return (int)c->projection.dim[c->projection_in_out ? 1 : 0];
 }
 
+enum { POOL_STEP = 256 }; /* numbers of the projection that are decoded at a time */
+
+/* Outputs [at, at + n) of a projection [out, in]: a dot product of each row. */
+static void pool_rows(const struct clip *c, const float *x, int at, int n, double *sum)
+{
+    float p[POOL_STEP];
+
+    for (int o = 0; o < n; o++) {
+        sum[o] = 0;
+        for (int i = 0; i < c->width; i += POOL_STEP) {
+            int m = c->width - i < POOL_STEP ? c->width - i : POOL_STEP;
+            tensor_decode(&c->projection, (int64_t)(at + o) * c->width + i, m, p);
+            for (int j = 0; j < m; j++)
+                sum[o] += (double)p[j] * x[i + j];
+        }
+    }
+}
+
+/* The same of one [in, out], in the order of its bytes. */
+static void pool_columns(const struct clip *c, const float *x, int at, int n, double *sum)
+{
+    int64_t width = clip_pooled_width(c);
+    float p[POOL_STEP];
+
+    for (int o = 0; o < n; o++)
+        sum[o] = 0;
+    for (int i = 0; i < c->width; i++) {
+        tensor_decode(&c->projection, i * width + at, n, p);
+        for (int o = 0; o < n; o++)
+            sum[o] += (double)p[o] * x[i];
+    }
+}
+
 void clip_pool(const struct clip *c, const float *row, float *out)
 {
     int width = clip_pooled_width(c);
+    double sum[POOL_STEP];
 
     if (c->projection.data == NULL) {
         memcpy(out, row, (size_t)width * sizeof *out);
         return;
     }
-    for (int o = 0; o < width; o++) {
-        double sum = 0;
-        for (int i = 0; i < c->width; i++) {
-            float p;
-            int64_t at = c->projection_in_out ? (int64_t)i * width + o : (int64_t)o * c->width + i;
-            tensor_decode(&c->projection, at, 1, &p);
-            sum += (double)p * row[i];
-        }
-        out[o] = (float)sum;
+    for (int at = 0; at < width; at += POOL_STEP) {
+        int n = width - at < POOL_STEP ? width - at : POOL_STEP;
+        (c->projection_in_out ? pool_columns : pool_rows)(c, row, at, n, sum);
+        for (int o = 0; o < n; o++)
+            out[at + o] = (float)sum[o];
     }
 }

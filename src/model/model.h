@@ -121,10 +121,10 @@ void vae_decode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h
 void vae_encode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w);
 /* ids[n, 1, 77, 1] (int32), extra[1, 1, extra, width] where that is not 0 (rows of ids past the
  * token table) -> context[n, 1, 77, width]: hidden state `skip` from the end, with the
- * final norm where the family has it, and final[n, 1, 77, width]: last state with the final norm.
- * `taps` adds hidden0 .. hiddenN. */
+ * final norm where the family has it. `final` adds final[n, 1, 77, width]: last state with the
+ * final norm; layers that neither needs are left out. `taps` adds hidden0 .. hiddenN. */
 void clip_graph(struct graph *g, const struct clip *c, int64_t n, int skip, int64_t extra,
-                bool taps);
+                bool final, bool taps);
 /* Pooled output from a row of `final`: projected where the encoder has a projection.
  * out has clip_pooled_width() numbers. */
 void clip_pool(const struct clip *c, const float *row, float *out);

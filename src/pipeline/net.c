@@ -14,7 +14,8 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
     switch (k->kind) {
     case NET_TE0:
     case NET_TE1:
-        clip_graph(g, &m->te[k->kind - NET_TE0], k->n, (int)k->tokens, k->h, k->taps);
+        clip_graph(g, &m->te[k->kind - NET_TE0], k->n, (int)k->tokens, k->h, k->w != 0,
+                   k->taps);
         break;
     case NET_UNET:
         unet_graph(g, &m->unet, k->n, k->h, k->w, k->tokens, k->taps);
@@ -87,6 +88,8 @@ static kron_status compile(struct session *s, struct net *net)
 
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
+    if (set != NULL)
+        KRON_TRY(be_measure(s->e->device));
     gr_choose_routes(&net->g, set, (enum gr_apply)s->params.apply, &s->e->device->caps.rates,
                      merge_budget(s));
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));

@@ -109,7 +109,8 @@ enum net_kind { NET_TE0, NET_TE1, NET_UNET, NET_DECODE, NET_ENCODE };
 
 struct net_key {
     enum net_kind kind;
-    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, vectors, 0 */
+    int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, vectors,
+                      * 1 where the pooled text is wanted */
     int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
     bool taps;
 };
@@ -214,11 +215,6 @@ void condition_free(struct condition *c);
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
                            const struct prompt *negative, const char *embd_dir, int clip_skip,
                            struct condition *pos, struct condition *neg);
-/* One encoder over n windows of ids: context[n*77, width], and pooled (NULL: not wanted) of the
- * first. Ids past the encoder's token table are the vectors of `words` (NULL: none). */
-kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
-                           const struct words *words, float *context, float *pooled);
-
 /* --- one guided call (denoise.c) --- */
 
 struct denoise {

@@ -20,32 +20,6 @@ static int64_t end_of(const int32_t *ids)
     return TOK_WINDOW - 1;
 }
 
-kron_status encode_windows(struct session *s, int te, const int32_t *ids, int64_t n, int skip,
-                           const struct words *words, float *context, float *pooled)
-{
-    const struct clip *c = &s->e->model.te[te];
-    int64_t n_vectors = words != NULL ? words->n_vectors : 0;
-    struct net_key key = {.kind = NET_TE0 + (unsigned)te, .n = n, .h = n_vectors, .tokens = skip};
-    int64_t numbers = n * TOK_WINDOW * c->width;
-    struct net *net;
-    void *last;
-
-    KRON_TRY(net_get(s, &key, &net));
-    KRON_TRY(net_write(net, "ids", ids, n * TOK_WINDOW));
-    if (n_vectors > 0)
-        KRON_TRY(net_write(net, "extra", words->vectors[te], n_vectors * c->width));
-    KRON_TRY(net_run(s, net));
-    KRON_TRY(net_read(net, "context", context, numbers));
-    if (pooled == NULL)
-        return KRON_OK;
-    KRON_TRY(mem_alloc_n(&last, (size_t)numbers, sizeof(float), "the pooled text"));
-    kron_status status = net_read(net, "final", last, numbers);
-    if (status == KRON_OK)
-        clip_pool(c, (const float *)last + end_of(ids) * c->width, pooled);
-    mem_free(last);
-    return status;
-}
-
 /* A1111's emphasis: each token's vector times its weight, then all scaled so that the mean of the
  * whole stays what it was. */
 static void emphasise(float *z, const float *weights, int64_t tokens, int64_t width)
@@ -76,14 +50,18 @@ static void join(float *context, const float *z, int64_t tokens, int64_t width, 
         memcpy(context + i * all + at, z + i * width, (size_t)width * sizeof *z);
 }
 
-/* Both prompts' words, and what else their encoding shares. */
+/* Prompts that are encoded together, each as n windows: a weight is then decoded once for both. */
 struct text {
     struct session *s;
     struct words words;
     int clip_skip;
+    int64_t n;
+    int n_prompts;
+    const struct prompt_windows *windows[2];
+    struct condition *out[2];
 };
 
-struct work { /* scratch of one prompt */
+struct work { /* scratch: of all prompts, one after another */
     int32_t *ids;
     float *weights, *z;
 };
@@ -113,21 +91,59 @@ static void shift_words(int32_t *ids, int64_t n, const struct clip *c)
             ids[i] += (int32_t)c->token->out - TOK_COUNT;
 }
 
-static kron_status encode_with(const struct text *t, const struct prompt_windows *pw, int64_t n,
-                               struct condition *out, struct work *w)
+/* Of the first window of each prompt. */
+static kron_status read_pooled(const struct text *t, const struct clip *c, struct net *net,
+                               const int32_t *ids)
+{
+    int64_t tokens = t->n * TOK_WINDOW, numbers = t->n_prompts * tokens * c->width;
+    float *last;
+
+    KRON_TRY(mem_floats(&last, numbers, "the pooled text"));
+    kron_status status = net_read(net, "final", last, numbers);
+    for (int i = 0; status == KRON_OK && i < t->n_prompts; i++)
+        clip_pool(c, last + (i * tokens + end_of(ids + i * tokens)) * c->width,
+                  t->out[i]->pooled);
+    mem_free(last);
+    return status;
+}
+
+/* Ids past the encoder's token table are the vectors of words. */
+static kron_status run_encoder(const struct text *t, int te, const struct work *w)
 {
     const struct sd_model *m = &t->s->e->model;
-    int64_t at = 0, all = m->unet.context_width;
+    const struct clip *c = &m->te[te];
+    bool pooled = m->arch == KRON_ARCH_SDXL && te == 1;
+    int64_t windows = t->n_prompts * t->n, tokens = windows * TOK_WINDOW;
+    struct net_key key = {.kind = NET_TE0 + (unsigned)te, .n = windows, .h = t->words.n_vectors,
+                          .w = pooled, .tokens = t->clip_skip > 0 ? t->clip_skip : c->default_skip};
+    struct net *net;
+
+    KRON_TRY(net_get(t->s, &key, &net));
+    KRON_TRY(net_write(net, "ids", w->ids, tokens));
+    if (t->words.n_vectors > 0)
+        KRON_TRY(net_write(net, "extra", t->words.vectors[te], t->words.n_vectors * c->width));
+    KRON_TRY(net_run(t->s, net));
+    KRON_TRY(net_read(net, "context", w->z, tokens * c->width));
+    return pooled ? read_pooled(t, c, net, w->ids) : KRON_OK;
+}
+
+static kron_status encode_with(const struct text *t, const struct work *w)
+{
+    const struct sd_model *m = &t->s->e->model;
+    int64_t tokens = t->n * TOK_WINDOW, at = 0;
 
     for (int te = 0; te < m->n_te; te++) {
         const struct clip *c = &m->te[te];
-        float *pooled = m->arch == KRON_ARCH_SDXL && te == 1 ? out->pooled : NULL;
-        int skip = t->clip_skip > 0 ? t->clip_skip : c->default_skip;
-        prompt_windows_fill(pw, (size_t)n, c->pad_id, w->ids, w->weights);
-        shift_words(w->ids, n * TOK_WINDOW, c);
-        KRON_TRY(encode_windows(t->s, te, w->ids, n, skip, &t->words, w->z, pooled));
-        emphasise(w->z, w->weights, out->tokens, c->width);
-        join(out->context, w->z, out->tokens, c->width, at, all);
+        for (int i = 0; i < t->n_prompts; i++)
+            prompt_windows_fill(t->windows[i], (size_t)t->n, c->pad_id, w->ids + i * tokens,
+                                w->weights + i * tokens);
+        shift_words(w->ids, t->n_prompts * tokens, c);
+        KRON_TRY(run_encoder(t, te, w));
+        for (int i = 0; i < t->n_prompts; i++) {
+            float *z = w->z + i * tokens * c->width;
+            emphasise(z, w->weights + i * tokens, tokens, c->width);
+            join(t->out[i]->context, z, tokens, c->width, at, m->unet.context_width);
+        }
         at += c->width;
     }
     return KRON_OK;
@@ -137,24 +153,20 @@ static kron_status condition_alloc(struct session *s, int64_t n, struct conditio
 {
     const struct unet *u = &s->e->model.unet;
 
-    memset(out, 0, sizeof *out);
     out->tokens = n * TOK_WINDOW;
     KRON_TRY(mem_floats(&out->context, out->tokens * u->context_width, "encoded text"));
     return u->pooled_width > 0 ? mem_floats(&out->pooled, u->pooled_width, "pooled text")
                                : KRON_OK;
 }
 
-static kron_status encode_one(const struct text *t, const struct prompt_windows *pw, int64_t n,
-                              bool zero, struct condition *out)
+static kron_status encode_all(const struct text *t)
 {
     struct work w = {0};
+    kron_status status = work_alloc(&w, t->n_prompts * t->n * TOK_WINDOW,
+                                    t->s->e->model.unet.context_width);
 
-    KRON_TRY(condition_alloc(t->s, n, out));
-    if (zero)
-        return KRON_OK;
-    kron_status status = work_alloc(&w, out->tokens, t->s->e->model.unet.context_width);
     if (status == KRON_OK)
-        status = encode_with(t, pw, n, out, &w);
+        status = encode_with(t, &w);
     work_free(&w);
     return status;
 }
@@ -167,22 +179,28 @@ static bool is_empty(const struct prompt *p)
     return true;
 }
 
-static kron_status encode_both(const struct text *t, const struct prompt_windows *a,
-                               const struct prompt_windows *b, bool zero, struct condition *pos,
+/* An empty negative prompt of SDXL (`zero`) keeps the zeros of fresh memory. */
+static kron_status encode_both(struct text *t, bool zero, struct condition *pos,
                                struct condition *neg)
 {
-    int64_t n = (int64_t)(b != NULL && b->n > a->n ? b->n : a->n);
+    const struct prompt_windows *a = t->windows[0], *b = t->windows[1];
 
-    KRON_TRY(encode_one(t, a, n, false, pos));
-    return b != NULL ? encode_one(t, b, n, zero, neg) : KRON_OK;
+    t->n = (int64_t)(b->n > a->n ? b->n : a->n);
+    t->n_prompts = neg == NULL || zero ? 1 : 2;
+    t->out[0] = pos;
+    t->out[1] = neg;
+    KRON_TRY(condition_alloc(t->s, t->n, pos));
+    if (neg != NULL)
+        KRON_TRY(condition_alloc(t->s, t->n, neg));
+    return encode_all(t);
 }
 
 kron_status encode_prompts(struct session *s, const struct prompt *positive,
                            const struct prompt *negative, const char *embd_dir, int clip_skip,
                            struct condition *pos, struct condition *neg)
 {
-    struct text t = {.s = s, .clip_skip = clip_skip};
     struct prompt_windows a = {0}, b = {0};
+    struct text t = {.s = s, .clip_skip = clip_skip, .windows = {&a, &b}};
     bool zero = negative != NULL && s->e->model.arch == KRON_ARCH_SDXL && is_empty(negative);
 
     memset(pos, 0, sizeof *pos);
@@ -195,7 +213,7 @@ kron_status encode_prompts(struct session *s, const struct prompt *positive,
     if (status == KRON_OK && negative != NULL)
         status = prompt_tokenize(&b, s->e->tokenizer, negative, t.words.at, t.words.n);
     if (status == KRON_OK)
-        status = encode_both(&t, &a, negative != NULL ? &b : NULL, zero, pos, neg);
+        status = encode_both(&t, zero, pos, negative != NULL ? neg : NULL);
     prompt_windows_free(&a);
     prompt_windows_free(&b);
     words_free(&t.words);

@@ -369,7 +369,7 @@ static void the_shipped_models_buffers(void **state)
     vae_decode_graph(&g, &m.vae, 1, 32, 32);
     planned(&g, "vae decoder, 256x256", 41943040);
     gr_init(&g, "text encoder");
-    clip_graph(&g, &m.te[0], 2, 1, 0, false);
+    clip_graph(&g, &m.te[0], 2, 1, 0, true, false);
     planned(&g, "text encoder, two windows", 473088);
     model_free(&m);
 }

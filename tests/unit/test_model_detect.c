@@ -301,7 +301,7 @@ static kron_status build_all(const struct sd_model *m)
         else if (i == 2)
             vae_encode_graph(&g, &m->vae, 1, 64, 64);
         else
-            clip_graph(&g, &m->te[0], 1, 1, 0, false);
+            clip_graph(&g, &m->te[0], 1, 1, 0, true, false);
         kron_status one = gr_plan(&g);
         status = status == KRON_OK ? one : status;
         gr_free(&g);

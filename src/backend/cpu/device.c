@@ -16,22 +16,6 @@ static void close_device(struct be_device *d)
     mem_free(d);
 }
 
-static const struct be_fns fns = {
-    .close = close_device,
-    .buf_alloc = host_buf_alloc,
-    .buf_free = host_buf_free,
-    .buf_write = host_buf_write,
-    .buf_read = host_buf_read,
-    .op_supported = plan_supports,
-    .weights_create = weights_create,
-    .weights_free = weights_free,
-    .plan_create = plan_create,
-    .plan_run = plan_run,
-    .plan_free = plan_free,
-    .plan_bytes = plan_bytes,
-    .measure_peak = peak_measure,
-};
-
 static int count(void)
 {
     return 1;
@@ -108,8 +92,9 @@ static double bandwidth(char *mem, size_t bytes)
     return best;
 }
 
-static kron_status measure(struct cpu_device *d)
+static kron_status measure(struct be_device *base)
 {
+    const struct cpu_device *d = (struct cpu_device *)base;
     const size_t bytes = 32 << 20;
     int before = omp_get_max_threads();
     void *mem;
@@ -117,7 +102,7 @@ static kron_status measure(struct cpu_device *d)
     KRON_TRY(mem_alloc(&mem, bytes, "measuring the processor"));
     memset(mem, 1, bytes); /* touched: untouched pages would flatter reading */
     omp_set_num_threads(d->n_threads);
-    d->base.caps.rates = (struct gr_rates){
+    base->caps.rates = (struct gr_rates){
         .product = product_rate(512, 320, 640, mem),
         .small = product_rate(512, 16, 640, mem),
         .pass = pass_rate(d->k, mem, d->n_threads),
@@ -125,6 +110,10 @@ static kron_status measure(struct cpu_device *d)
     };
     omp_set_num_threads(before);
     mem_free(mem);
+    log_debug("cpu: %d threads, %s kernels, %.1f + %.1f GFLOP/s (large, small products), "
+              "%.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name,
+              2e-9 * base->caps.rates.product, 2e-9 * base->caps.rates.small,
+              1e-9 * base->caps.rates.pass, 1e-9 * base->caps.rates.bandwidth);
     return KRON_OK;
 }
 
@@ -143,6 +132,23 @@ static size_t memory_available(size_t page)
     return kib > 0 ? (size_t)kib * 1024 : (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
 }
 
+static const struct be_fns fns = {
+    .close = close_device,
+    .measure = measure,
+    .buf_alloc = host_buf_alloc,
+    .buf_free = host_buf_free,
+    .buf_write = host_buf_write,
+    .buf_read = host_buf_read,
+    .op_supported = plan_supports,
+    .weights_create = weights_create,
+    .weights_free = weights_free,
+    .plan_create = plan_create,
+    .plan_run = plan_run,
+    .plan_free = plan_free,
+    .plan_bytes = plan_bytes,
+    .measure_peak = peak_measure,
+};
+
 static kron_status open_device(int index, int n_threads, struct be_device **out)
 {
     long page = sysconf(_SC_PAGESIZE);
@@ -157,15 +163,6 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
                                 .caps = {.n_threads = d->n_threads, .observes = true}};
     d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
     d->base.caps.memory_free = memory_available((size_t)page);
-    kron_status status = measure(d);
-    if (status != KRON_OK) {
-        mem_free(d);
-        return status;
-    }
-    log_debug("cpu: %d threads, %s kernels, %.1f + %.1f GFLOP/s (large, small products), "
-              "%.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name,
-              2e-9 * d->base.caps.rates.product, 2e-9 * d->base.caps.rates.small,
-              1e-9 * d->base.caps.rates.pass, 1e-9 * d->base.caps.rates.bandwidth);
     *out = &d->base;
     return KRON_OK;
 }

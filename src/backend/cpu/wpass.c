@@ -186,6 +186,8 @@ kron_status wpass_compile(struct be_plan *p, struct cpu_op *o, const struct laye
 
     route = gr_route_allowed(list, route);
     KRON_TRY(take_deltas(p, o, l, list.n));
+    if (route == ROUTE_MIXED) /* in_rows() asks for the rates */
+        KRON_TRY(be_measure(&p->device->base));
     if (route == ROUTE_MERGED)
         KRON_TRY(weights_merged(p, l, &o->w.base));
     for (int i = 0; i < list.n; i++) {
