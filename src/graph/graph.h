@@ -60,6 +60,9 @@ enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
 enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED, ROUTE_MIXED, ROUTE_COUNT };
 const char *gr_route_name(enum gr_route r);
 
+/* What a layer's product is made of: f32, or whole numbers, quantised by row (docs/types.md). */
+enum gr_compute { COMPUTE_F32, COMPUTE_INT8 };
+
 enum { GR_MAX_IN = 3 };
 
 struct gr_op {
@@ -70,6 +73,8 @@ struct gr_op {
     const struct layer *layer2; /* embed: the position table */
     enum gr_act act;
     enum gr_route route;
+    enum gr_compute compute; /* linear, geglu, 1x1 conv2d */
+    bool keep;               /* COMPUTE_INT8: its weight may stay in memory, one byte a number */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
     int groups;                                       /* group_norm */
@@ -164,6 +169,12 @@ struct gr_rates {
  * resident merged weights (f32) may take; used by APPLY_AUTO only. Logs each choice and why. */
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget);
+
+/* Marks what gains by whole numbers: the products of more than four rows with layers that are not
+ * tiny. Where a layer's strengths do not change within a job and `budget` allows, its weight as
+ * whole numbers is kept from call to call: what that takes is subtracted. Before
+ * gr_choose_routes(): deltas of what is kept go into its rows. Logs what it did. */
+void gr_choose_int8(struct graph *g, const struct delta_set *set, size_t *budget);
 
 /* True if a delta costs less in the rows of the layer's weight than on `rows` activations. */
 bool gr_delta_in_rows(const struct delta *d, const struct layer *l, int64_t rows,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Opening the host as a device, its buffers, and how fast it is. */
 #define _GNU_SOURCE /* sched_getaffinity */
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/int8.h"
 #include "backend/cpu/plan.h"
 #include "backend/host.h"
 #include <omp.h>
@@ -150,9 +150,10 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
     KRON_TRY(mem_alloc(&p, sizeof(struct cpu_device), "a device"));
     struct cpu_device *d = p;
     d->k = cpu_kernels_best();
+    d->int8 = int8_kernels_best();
     d->n_threads = n_threads > 0 ? n_threads : usable_cores();
     d->base = (struct be_device){.fns = &fns, .name = "cpu",
-                                .caps = {.n_threads = d->n_threads, .observes = true}};
+                                .caps = {.n_threads = d->n_threads, .observes = true, .int8 = true}};
     d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
     d->base.caps.memory_free = memory_available((size_t)page);
     kron_status status = measure(d);
@@ -160,9 +161,9 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
         mem_free(d);
         return status;
     }
-    log_debug("cpu: %d threads, %s kernels, %.1f + %.1f GFLOP/s (large, small products), "
+    log_debug("cpu: %d threads, %s kernels (%s for int8), %.1f + %.1f GFLOP/s (large, small products), "
               "%.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name,
-              2e-9 * d->base.caps.rates.product, 2e-9 * d->base.caps.rates.small,
+              d->int8->name, 2e-9 * d->base.caps.rates.product, 2e-9 * d->base.caps.rates.small,
               1e-9 * d->base.caps.rates.pass, 1e-9 * d->base.caps.rates.bandwidth);
     *out = &d->base;
     return KRON_OK;
