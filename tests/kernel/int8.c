@@ -54,13 +54,14 @@ struct whole {
 };
 
 struct model {
-    const struct test_case *t;
+    const struct test_case *t, *twin;
     const struct int8_kernels *k;
     int64_t rows, in, out;
     const float *x;
     double *in_rows, *beside;   /* weights [out, in]: quantised, and added in f32 */
     double *bias;
     struct whole a, w;          /* a: activations */
+    double *size, *size_scale;  /* sums of |parts| of the weight: whichever part is in its rows */
     double *doubt;              /* [out, in]: 1 where a weight may round either way */
     bool *outlier;
 };
@@ -79,6 +80,8 @@ static kron_status model_take(struct model *m)
     KRON_TRY(doubles(t, &m->in_rows, all));
     KRON_TRY(doubles(t, &m->beside, all));
     KRON_TRY(doubles(t, &m->bias, m->out));
+    KRON_TRY(doubles(t, &m->size, all));
+    KRON_TRY(doubles(t, &m->size_scale, m->out));
     KRON_TRY(doubles(t, &m->doubt, all));
     KRON_TRY(doubles(t, &m->w.v, all));
     KRON_TRY(doubles(t, &m->w.scale, m->out));
@@ -104,6 +107,7 @@ static bool split_weight(struct model *m)
         plain = plain && d->axis == GAIN_NONE && !d->replace && d->kind != DELTA_RIGHT;
     }
     layer_weight_ref(l, list, m->t->strengths, m->in_rows);
+    layer_weight_ref(&m->twin->layer[0], m->twin->list[0], m->twin->strengths, m->size);
     layer_bias_ref(l, list, m->t->strengths, m->bias);
     if (list.n == 0 || route == ROUTE_WEIGHT || route == ROUTE_MERGED)
         return exact;
@@ -149,10 +153,13 @@ static void model_weights(struct model *m, double terms)
 {
     for (int64_t o = 0; o < m->out; o++) {
         const double *row = m->in_rows + o * m->in;
-        double most = 0;
-        for (int64_t i = 0; i < m->in; i++)
+        double most = 0, size = 0;
+        for (int64_t i = 0; i < m->in; i++) {
             most = fmax(most, fabs((double)(float)row[i]));
+            size = fmax(size, m->size[o * m->in + i]);
+        }
         m->w.scale[o] = most / m->k->w_most;
+        m->size_scale[o] = size / m->k->w_most;
         double inv = most > 0 ? m->k->w_most / most : 0;
         for (int64_t i = 0; i < m->in; i++) {
             double v = row[i] * inv, from_half = fabs(fabs(v - rint(v)) - 0.5);
@@ -172,7 +179,9 @@ static struct sums product_of(const struct model *m, int64_t r, int64_t o, doubl
                               double terms)
 {
     const double *w = m->in_rows + o * m->in, *b = m->beside + o * m->in;
-    double sa = m->a.scale[r], sw = m->w.scale[o], whole = 0, plain = 0, flips = 0, far = 0;
+    const double *size = m->size + o * m->in;
+    double sa = m->a.scale[r], sw = m->w.scale[o], sf = m->size_scale[o];
+    double whole = 0, plain = 0, flips = 0, far = 0;
 
     for (int64_t i = 0; i < m->in; i++) {
         double x = (double)m->x[r * m->in + i], q = m->a.v[r * m->in + i] - m->a.zero[r];
@@ -183,7 +192,7 @@ static struct sums product_of(const struct model *m, int64_t r, int64_t o, doubl
         }
         whole += q * m->w.v[o * m->in + i];
         flips += m->doubt[o * m->in + i] * fabs(q * sa) * sw;
-        far += (fabs(x) * sw + fabs(w[i]) * sa + sw * sa) * 0.51;
+        far += (fabs(x) * sf + size[i] * sa + sf * sa) * 0.51;
     }
     return (struct sums){whole * sa * sw + plain + m->bias[o],
                          2 * unit * terms * abs_want + flips, far};
@@ -262,11 +271,13 @@ static void bound_geglu(const struct model *m, struct int8_bounds *b, const floa
 }
 
 kron_status int8_bounds_make(struct int8_bounds *b, const struct test_case *t,
-                             const struct int8_kernels *k, const float *abs_want, double terms)
+                             const struct test_case *twin, const struct int8_kernels *k,
+                             const float *abs_want, double terms)
 {
     const struct layer *l = &t->layer[0];
     size_t n = (size_t)gr_elements(t->out_shape);
-    struct model m = {.t = t, .k = k, .in = l->in, .out = l->out, .x = t->bind_data[0]};
+    struct model m = {.t = t, .twin = twin, .k = k, .in = l->in, .out = l->out,
+                      .x = t->bind_data[0]};
     void *p;
 
     m.rows = (int64_t)(t->bind_bytes[0] / 4) / l->in;

@@ -17,7 +17,8 @@ struct int8_bounds {
     bool exact;
 };
 kron_status int8_bounds_make(struct int8_bounds *b, const struct test_case *t,
-                             const struct int8_kernels *k, const float *abs_want, double terms);
+                             const struct test_case *twin, const struct int8_kernels *k,
+                             const float *abs_want, double terms);
 void int8_bounds_free(struct int8_bounds *b);
 
 /* The largest numbers that there are, by each set of kernels that this machine has: NULL, or the

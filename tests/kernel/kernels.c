@@ -433,8 +433,8 @@ static void check_int8(struct test_case *t, const struct int8_bounds *b, const f
 }
 
 /* One model serves all kernels of as many bits. */
-static void check_int8_devices(struct test_case *t, const float *want, const float *abs_want,
-                               struct tally *tally)
+static void check_int8_devices(struct test_case *t, const struct test_case *twin,
+                               const float *want, const float *abs_want, struct tally *tally)
 {
     struct int8_bounds b = {0};
     int bits = 0;
@@ -443,7 +443,7 @@ static void check_int8_devices(struct test_case *t, const float *want, const flo
         const struct int8_kernels *k = ((const struct cpu_device *)devices[d])->int8;
         if (k->x_most != bits) {
             int8_bounds_free(&b);
-            if (int8_bounds_make(&b, t, k, abs_want, product_terms(t)) != KRON_OK)
+            if (int8_bounds_make(&b, t, twin, k, abs_want, product_terms(t)) != KRON_OK)
                 return;
         }
         bits = k->x_most;
@@ -465,7 +465,7 @@ static void one_int8_case(enum gr_op_kind kind, uint64_t seed, struct tally *tal
         mem_alloc(&want, t.bind_bytes[t.out_bind], "a test") == KRON_OK &&
         mem_alloc(&abs_want, twin.bind_bytes[twin.out_bind], "a test") == KRON_OK &&
         run_case(ref_device, &t, want, &why) && run_case(ref_device, &twin, abs_want, &why))
-        check_int8_devices(&t, want, abs_want, tally);
+        check_int8_devices(&t, &twin, want, abs_want, tally);
     mem_free(want);
     mem_free(abs_want);
     case_free(&t);
@@ -478,7 +478,7 @@ static const struct int8_test {
     const char *name;
     int cases;
 } int8_tests[] = {{OP_LINEAR, "linear_int8", 60}, {OP_GEGLU, "geglu_int8", 50},
-                  {OP_CONV2D, "conv2d_int8", 100}};
+                  {OP_CONV2D, "conv2d_int8", 200}};
 
 static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
                           struct tally *all)
@@ -584,6 +584,46 @@ static void bench_one(const struct bench_shape *b)
     fflush(stdout);
 }
 
+/* Rate of a shape in f32 or whole numbers. */
+static double rate_of(const struct bench_shape *b, enum gr_compute compute, bool keep)
+{
+    struct test_case t;
+    size_t ignored;
+
+    bench_build(&t, b);
+    t.g.ops[t.op].compute = compute;
+    t.g.ops[t.op].keep = keep;
+    double seconds = time_case(devices[0], &t, 0.3, &ignored);
+    case_free(&t);
+    return bench_work(b) / seconds * 1e-9;
+}
+
+/* One thing in three ways, in turn, so that a busy machine slows all alike. */
+static void bench_int8(const struct bench_shape *b)
+{
+    double f32 = 0, kept = 0, packed = 0, v;
+
+    for (int i = 0; i < 2; i++) {
+        f32 = (v = rate_of(b, COMPUTE_F32, false)) > f32 ? v : f32;
+        kept = (v = rate_of(b, COMPUTE_INT8, true)) > kept ? v : kept;
+        packed = (v = rate_of(b, COMPUTE_INT8, false)) > packed ? v : packed;
+    }
+    printf("%-44s f32 %7.1f GF/s  int8 %7.1f GOP/s (%.2f x), packed each time %7.1f (%.2f x)\n",
+           b->text, f32, kept, kept / f32, packed, packed / f32);
+    fflush(stdout);
+}
+
+static void run_int8_bench(const char *only)
+{
+    for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++) {
+        if (only != NULL && strcmp(only, int8_tests[i].name) != 0)
+            continue;
+        for (int j = 0; j < n_bench_shapes; j++)
+            if (bench_shapes[j].kind == int8_tests[i].kind && bench_shapes[j].kind != OP_CONV2D)
+                bench_int8(&bench_shapes[j]);
+    }
+}
+
 static void run_bench(const char *only)
 {
     if (only == NULL || strcmp(only, "decode") == 0)
@@ -592,6 +632,7 @@ static void run_bench(const char *only)
     for (int i = 0; i < n_bench_shapes; i++)
         if (only == NULL || strcmp(only, gr_op_name(bench_shapes[i].kind)) == 0)
             bench_one(&bench_shapes[i]);
+    run_int8_bench(only);
     close_devices();
 }
 
