@@ -76,7 +76,7 @@ if(sources)
     endforeach()
 endif()
 
-# The floors leave room for other processors: docs/types.md has what was measured.
+# The floors leave room for other processors: docs/int8.md has what was measured.
 file(GLOB sources CONFIGURE_DEPENDS tests/quality/*.c)
 if(sources)
     kron_test_program(kron-quality ${sources})

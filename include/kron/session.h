@@ -22,7 +22,7 @@ typedef enum kron_apply {
 } kron_apply;
 
 /* What the products of the UNet's linear layers are made of. INT8: whole numbers of 7 or 8 bits
- * (docs/types.md says which, and how near that comes), a range for each row of weights and of
+ * (docs/int8.md says which, and how near that comes), a range for each row of weights and of
  * activations, found as it runs; adapters act as ever. Two to three times as fast, and in exchange
  * a picture that differs a little. A matter of computing alone: how weights are stored is another
  * (kron_model_params.type). Devices without it, such as "ref", compute in F32. */

@@ -46,6 +46,7 @@ struct be_fns {
     bool (*op_supported)(const struct be_device *d, const struct graph *g, const struct gr_op *op);
 
     /* What stays resident for the layers of `table` with the deltas of `set` (NULL: none).
+     * Plans that share it run one at a time.
      * The caller keeps table and set alive as long as the result. */
     kron_status (*weights_create)(struct be_device *d, const struct layer_table *table,
                                   const struct delta_set *set, struct be_weights **out);

@@ -60,7 +60,7 @@ enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
 enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED, ROUTE_MIXED, ROUTE_COUNT };
 const char *gr_route_name(enum gr_route r);
 
-/* What a layer's product is made of: f32, or whole numbers, quantised by row (docs/types.md). */
+/* What a layer's product is made of: f32, or whole numbers, quantised by row (docs/int8.md). */
 enum gr_compute { COMPUTE_F32, COMPUTE_INT8 };
 
 enum { GR_MAX_IN = 3 };

@@ -6,7 +6,7 @@
  *                [--most-error X] [--least-psnr X]
  *
  * Without a prompt no picture is drawn. Fails if a call's error is over, or the mean of the
- * pictures' PSNR is under, what is given. Numbers measured so are in docs/types.md. */
+ * pictures' PSNR is under, what is given. Numbers measured so are in docs/int8.md. */
 #include "pipeline/session.h"
 #include "sample/rng.h"
 #include <math.h>
