@@ -48,7 +48,7 @@ bool int8_case(struct test_case *t, struct test_case *twin, uint64_t seed)
 
 /* --- the model --- */
 
-/* A matrix of whole numbers with what each row means. */
+/* A matrix of whole numbers with what each group of each row means. */
 struct whole {
     double *v, *scale, *zero;
 };
@@ -56,7 +56,7 @@ struct whole {
 struct model {
     const struct test_case *t, *twin;
     const struct int8_kernels *k;
-    int64_t rows, in, out;
+    int64_t rows, in, out, groups;
     const float *x;
     double *in_rows, *beside;   /* weights [out, in]: quantised, and added in f32 */
     double *bias;
@@ -81,13 +81,13 @@ static kron_status model_take(struct model *m)
     KRON_TRY(doubles(t, &m->beside, all));
     KRON_TRY(doubles(t, &m->bias, m->out));
     KRON_TRY(doubles(t, &m->size, all));
-    KRON_TRY(doubles(t, &m->size_scale, m->out));
+    KRON_TRY(doubles(t, &m->size_scale, m->out * m->groups));
     KRON_TRY(doubles(t, &m->doubt, all));
     KRON_TRY(doubles(t, &m->w.v, all));
-    KRON_TRY(doubles(t, &m->w.scale, m->out));
+    KRON_TRY(doubles(t, &m->w.scale, m->out * m->groups));
     KRON_TRY(doubles(t, &m->a.v, m->rows * m->in));
-    KRON_TRY(doubles(t, &m->a.scale, m->rows));
-    KRON_TRY(doubles(t, &m->a.zero, m->rows));
+    KRON_TRY(doubles(t, &m->a.scale, m->rows * m->groups));
+    KRON_TRY(doubles(t, &m->a.zero, m->rows * m->groups));
     m->outlier = arena_alloc(&t->mem, (size_t)m->in + 1);
     return t->mem.status;
 }
@@ -119,7 +119,29 @@ static bool split_weight(struct model *m)
     return exact && plain && route == ROUTE_ACTIVATION;
 }
 
-/* The steps of int8.h, each rounded to f32 as said there. */
+/* The steps of int8.h for one group of a row, each rounded to f32 as said there. */
+static void model_group(struct model *m, int64_t r, int64_t g)
+{
+    int64_t first = g * INT8_GROUP, end = first + INT8_GROUP < m->in ? first + INT8_GROUP : m->in;
+    double *v = m->a.v + r * m->in;
+    float lo = 0, hi = 0;
+
+    for (int64_t i = first; i < end; i++) {
+        float x = m->outlier[i] ? 0 : m->x[r * m->in + i];
+        lo = fminf(lo, x);
+        hi = fmaxf(hi, x);
+    }
+    float span = hi - lo, inv = span > 0 ? (float)m->k->x_most / span : 0;
+    float zero = (float)rint((double)(-lo * inv));
+    m->a.scale[r * m->groups + g] = (double)(span / (float)m->k->x_most);
+    m->a.zero[r * m->groups + g] = (double)zero;
+    for (int64_t i = first; i < end; i++) {
+        float x = (m->outlier[i] ? 0 : m->x[r * m->in + i]) * inv;
+        x = x + zero;
+        v[i] = rint(fmin(fmax((double)x, 0), m->k->x_most));
+    }
+}
+
 static void model_activations(struct model *m)
 {
     float *most = arena_alloc(&((struct test_case *)m->t)->mem, (size_t)m->in * sizeof *most + 1);
@@ -130,41 +152,31 @@ static void model_activations(struct model *m)
     int n = most ? int8_outliers(most, m->in, out) : 0;
     for (int i = 0; i < n; i++)
         m->outlier[out[i]] = true;
-    for (int64_t r = 0; r < m->rows; r++) {
-        float lo = 0, hi = 0;
-        for (int64_t i = 0; i < m->in; i++) {
-            float v = m->outlier[i] ? 0 : m->x[r * m->in + i];
-            lo = fminf(lo, v);
-            hi = fmaxf(hi, v);
-        }
-        float span = hi - lo, inv = span > 0 ? (float)m->k->x_most / span : 0;
-        m->a.scale[r] = (double)(span / (float)m->k->x_most);
-        m->a.zero[r] = rint((double)(-lo * inv));
-        for (int64_t i = 0; i < m->in; i++) {
-            float v = (m->outlier[i] ? 0 : m->x[r * m->in + i]) * inv;
-            v = v + (float)m->a.zero[r];
-            m->a.v[r * m->in + i] = rint(fmin(fmax((double)v, 0), m->k->x_most));
-        }
-    }
+    for (int64_t e = 0; e < m->rows * m->groups; e++)
+        model_group(m, e / m->groups, e % m->groups);
 }
 
 /* Where f32's roundings of a weight may show: within `terms` of them of a half. */
 static void model_weights(struct model *m, double terms)
 {
-    for (int64_t o = 0; o < m->out; o++) {
+    for (int64_t e = 0; e < m->out * m->groups; e++) {
+        int64_t o = e / m->groups, first = e % m->groups * INT8_GROUP;
+        int64_t end = first + INT8_GROUP < m->in ? first + INT8_GROUP : m->in;
         const double *row = m->in_rows + o * m->in;
-        double most = 0, size = 0;
-        for (int64_t i = 0; i < m->in; i++) {
+        double most = 0, size = 0, all = 0;
+        for (int64_t i = first; i < end; i++) {
             most = fmax(most, fabs((double)(float)row[i]));
             size = fmax(size, m->size[o * m->in + i]);
         }
-        m->w.scale[o] = most / m->k->w_most;
-        m->size_scale[o] = size / m->k->w_most;
+        for (int64_t i = 0; i < m->in; i++)
+            all = fmax(all, m->size[o * m->in + i]);
+        m->w.scale[e] = most / m->k->w_most;
+        m->size_scale[e] = size / m->k->w_most;
         double inv = most > 0 ? m->k->w_most / most : 0;
-        for (int64_t i = 0; i < m->in; i++) {
+        for (int64_t i = first; i < end; i++) {
             double v = row[i] * inv, from_half = fabs(fabs(v - rint(v)) - 0.5);
             m->w.v[o * m->in + i] = rint(v);
-            m->doubt[o * m->in + i] = from_half < 4 * unit * terms * m->k->w_most;
+            m->doubt[o * m->in + i] = from_half < 4 * unit * terms * (m->k->w_most + all * inv);
         }
     }
 }
@@ -180,22 +192,22 @@ static struct sums product_of(const struct model *m, int64_t r, int64_t o, doubl
 {
     const double *w = m->in_rows + o * m->in, *b = m->beside + o * m->in;
     const double *size = m->size + o * m->in;
-    double sa = m->a.scale[r], sw = m->w.scale[o], sf = m->size_scale[o];
-    double whole = 0, plain = 0, flips = 0, far = 0;
+    double plain = 0, flips = 0, far = 0;
 
     for (int64_t i = 0; i < m->in; i++) {
-        double x = (double)m->x[r * m->in + i], q = m->a.v[r * m->in + i] - m->a.zero[r];
+        int64_t g = i / INT8_GROUP, ag = r * m->groups + g, wg = o * m->groups + g;
+        double sa = m->a.scale[ag], sw = m->w.scale[wg], sf = m->size_scale[wg];
+        double x = (double)m->x[r * m->in + i], q = m->a.v[r * m->in + i] - m->a.zero[ag];
         plain += b[i] * x;
         if (m->outlier[i]) {
             plain += w[i] * x;
             continue;
         }
-        whole += q * m->w.v[o * m->in + i];
+        plain += sa * sw * q * m->w.v[o * m->in + i];
         flips += m->doubt[o * m->in + i] * fabs(q * sa) * sw;
         far += (fabs(x) * sf + size[i] * sa + sf * sa) * 0.51;
     }
-    return (struct sums){whole * sa * sw + plain + m->bias[o],
-                         2 * unit * terms * abs_want + flips, far};
+    return (struct sums){plain + m->bias[o], 2 * unit * terms * abs_want + flips, far};
 }
 
 /* Left deltas mix the errors of a row's numbers with each other. */
@@ -281,6 +293,7 @@ kron_status int8_bounds_make(struct int8_bounds *b, const struct test_case *t,
     void *p;
 
     m.rows = (int64_t)(t->bind_bytes[0] / 4) / l->in;
+    m.groups = int8_groups(l->in);
     KRON_TRY(mem_alloc_n(&p, 3 * n, sizeof(double), "a test"));
     b->model = p;
     b->near = b->model + n;
@@ -302,30 +315,30 @@ void int8_bounds_free(struct int8_bounds *b)
 
 enum { EXTREME_K = 200, EXTREME_ROWS = 13 };
 
+/* The sums are over 2^24: compared to the precision of f32. */
 static bool set_is_right(const struct int8_kernels *k)
 {
     static uint8_t x[EXTREME_ROWS * EXTREME_K];
     static int8_t q[64 * EXTREME_K];
     static float w[64 * EXTREME_K], y[EXTREME_ROWS * 64];
-    float scale[64], x_scale[EXTREME_ROWS];
-    int32_t sum[64], zero[EXTREME_ROWS] = {0};
+    float scale[2 * 64], sum[2 * 64], x_scale[2 * EXTREME_ROWS], zero[2 * EXTREME_ROWS] = {0};
     struct int8_tile t = {.x = x, .x_scale = x_scale, .x_zero = zero, .w = q, .w_scale = scale,
-                          .w_sum = sum, .y = y, .rows = EXTREME_ROWS, .k = EXTREME_K,
-                          .ldx = EXTREME_K, .ldy = k->panel};
+                          .w_sum = sum, .y = y, .rows = EXTREME_ROWS, .depth = EXTREME_K,
+                          .groups = 2, .ldy = k->panel};
+    double want = (double)k->x_most * k->w_most * EXTREME_K;
     bool right = true;
 
     memset(x, k->x_most, sizeof x);
     for (int64_t i = 0; i < k->panel * EXTREME_K; i++)
         w[i] = i / EXTREME_K % 2 == 0 ? 3.0f : -3.0f;
-    for (int r = 0; r < EXTREME_ROWS; r++)
+    for (int r = 0; r < 2 * EXTREME_ROWS; r++)
         x_scale[r] = 1;
     k->pack(w, k->panel, EXTREME_K, EXTREME_K, q, scale, sum);
-    for (int o = 0; o < k->panel; o++)
+    for (int o = 0; o < 2 * k->panel; o++)
         scale[o] = 1;
     k->product(&t);
     for (int i = 0; i < EXTREME_ROWS * k->panel; i++)
-        right = right && (double)y[i] == (i % k->panel % 2 == 0 ? 1 : -1) *
-                                             (double)(k->x_most * k->w_most * EXTREME_K);
+        right = right && fabs((double)y[i] - (i % k->panel % 2 == 0 ? want : -want)) <= want * unit;
     return right;
 }
 

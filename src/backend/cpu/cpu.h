@@ -128,14 +128,13 @@ kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tens
  * weights; it is filled by what runs first, and again when its key differs. */
 struct packed {
     int8_t *q;
-    float *scale; /* of each weight row, rows of whole panels */
-    int32_t *sum;
+    float *scale, *sum; /* of each group of each weight row, rows of whole panels */
     float *key;   /* [deltas of the layer]: strengths of those that changed the rows */
     const void *base;
     bool filled;
 };
 kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
-                           struct packed **out);
+                           int64_t groups, struct packed **out);
 /* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
  * takes is kept with the weights, made at the first call. */
 kron_status weights_delta(struct be_plan *p, const struct layer *l, int i, struct delta *out);

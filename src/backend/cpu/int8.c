@@ -3,7 +3,6 @@
  * packed, all at once where they stay in memory, else a block at a time; tiles of the output are
  * made in a worker's scratch, where all that is f32 joins them, and written once, finished. */
 #include "backend/cpu/int8.h"
-#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -23,7 +22,7 @@ struct int8_plan {
     int64_t part;                  /* weight rows of a part */
     int64_t panels;                /* of a part */
     int64_t block;                 /* panels of a part in one block */
-    int64_t depth;                 /* channels, rounded up */
+    int64_t depth, groups;         /* channels, rounded up */
     int64_t chunk, group;          /* rows, panels of one task */
     size_t x_at, scale_at, zero_at, most_at; /* activations */
     size_t out_x_at, out_w_at;     /* outliers: [m, n], [n, out] */
@@ -40,8 +39,7 @@ struct job {
     int n_out;
     int32_t out[INT8_OUTLIERS];
     const int8_t *q; /* of the panels at hand: part by part, `stride` panels each */
-    const float *w_scale;
-    const int32_t *w_sum;
+    const float *w_scale, *w_sum;
     int64_t first, stride;
 };
 
@@ -65,15 +63,10 @@ static int64_t least(int64_t a, int64_t b)
 static void quantise_row(const struct job *j, int64_t r, const float *x, float *most)
 {
     const struct int8_plan *i = j->i;
-    float lo, hi;
-    double squares = i->k->extent(x, j->c->o->w.k, most, &lo, &hi);
-    struct int8_range range = int8_range_of(lo, hi, i->k->x_most);
 
-    /* A row with a number that is none must not come out as if it had been one. */
-    ((float *)cpu_scratch(j->c, i->scale_at))[r] = isfinite(squares) ? range.scale : NAN;
-    ((int32_t *)cpu_scratch(j->c, i->zero_at))[r] = range.zero;
-    i->k->quantise(x, j->c->o->w.k, range.inv, (float)range.zero,
-                   (uint8_t *)cpu_scratch(j->c, i->x_at) + r * i->depth);
+    i->k->quantise(x, j->c->o->w.k, most, (uint8_t *)cpu_scratch(j->c, i->x_at) + r * i->depth,
+                   (float *)cpu_scratch(j->c, i->scale_at) + r * i->groups,
+                   (float *)cpu_scratch(j->c, i->zero_at) + r * i->groups);
 }
 
 static float *most_of(const struct job *j, int thread)
@@ -149,7 +142,7 @@ static void quantise(struct job *j)
 /* --- weights --- */
 
 static void pack_panel(const struct job *j, int part, int64_t panel, int8_t *q, float *scale,
-                       int32_t *sum)
+                       float *sum)
 {
     const struct cpu_call *c = j->c;
     const struct wsource *w = &c->o->w;
@@ -166,14 +159,15 @@ static void pack_panel(const struct job *j, int part, int64_t panel, int8_t *q, 
 
 /* Panels [first, first + n) of each part, by the workers of the region at hand. */
 static void pack(const struct job *j, int64_t first, int64_t n, int8_t *q, float *scale,
-                 int32_t *sum)
+                 float *sum)
 {
     const struct int8_plan *i = j->i;
+    int64_t ranges = i->k->panel * i->groups; /* of a panel */
 
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < i->parts * n; p++)
         pack_panel(j, (int)(p / n), first + p % n, q + p * i->k->panel * i->depth,
-                   scale + p * i->k->panel, sum + p * i->k->panel);
+                   scale + p * ranges, sum + p * ranges);
 }
 
 /* Fills what is kept where it does not hold this run's weight yet. */
@@ -206,19 +200,19 @@ static void make_tile(const struct job *j, int64_t row, int64_t rows, int64_t pa
     const struct cpu_call *c = j->c;
     const struct int8_plan *i = j->i;
     int64_t width = i->k->panel, out = c->o->w.out;
-    struct int8_tile t = {.rows = rows, .k = i->depth, .ldx = i->depth, .ldy = ld};
+    struct int8_tile t = {.rows = rows, .depth = i->depth, .groups = i->groups, .ldy = ld};
 
     t.x = (const uint8_t *)cpu_scratch(c, i->x_at) + row * i->depth;
-    t.x_scale = (const float *)cpu_scratch(c, i->scale_at) + row;
-    t.x_zero = (const int32_t *)cpu_scratch(c, i->zero_at) + row;
+    t.x_scale = (const float *)cpu_scratch(c, i->scale_at) + row * i->groups;
+    t.x_zero = (const float *)cpu_scratch(c, i->zero_at) + row * i->groups;
     for (int part = 0; part < i->parts; part++) {
         float *to = temp + part * rows * ld;
         int64_t col = panel * width, cols = least(n * width, i->part - col);
         for (int64_t p = 0; p < n; p++) {
             int64_t at = part * j->stride + panel - j->first + p;
             t.w = j->q + at * width * i->depth;
-            t.w_scale = j->w_scale + at * width;
-            t.w_sum = j->w_sum + at * width;
+            t.w_scale = j->w_scale + at * width * i->groups;
+            t.w_sum = j->w_sum + at * width * i->groups;
             t.y = to + p * width;
             i->k->product(&t);
         }
@@ -370,8 +364,8 @@ static void take_activations(const struct be_plan *p, struct cpu_op *o, int64_t 
     int64_t out = least(INT8_OUTLIERS, o->w.k / 16);
 
     i->x_at = cpu_take(o, (size_t)(m * i->depth));
-    i->scale_at = cpu_take(o, (size_t)m * sizeof(float));
-    i->zero_at = cpu_take(o, (size_t)m * sizeof(int32_t));
+    i->scale_at = cpu_take(o, (size_t)(m * i->groups) * sizeof(float));
+    i->zero_at = cpu_take(o, (size_t)(m * i->groups) * sizeof(float));
     i->most_at = cpu_take(o, (size_t)(p->device->n_threads * i->depth) * sizeof(float));
     i->out_x_at = cpu_take(o, (size_t)(m * out) * sizeof(float));
     i->out_w_at = cpu_take(o, (size_t)(out * o->w.out) * sizeof(float));
@@ -385,13 +379,13 @@ static kron_status take_weights(struct be_plan *p, struct cpu_op *o)
     if (o->op->keep) {
         i->block = i->panels;
         return weights_packed(p, o->op->layer, i->parts * i->panels * i->k->panel, i->depth,
-                              &i->kept);
+                              i->groups, &i->kept);
     }
     i->block = even(i->panels, most < 4 ? 4 : most, 1);
     int64_t rows = i->parts * i->block * i->k->panel;
     i->q_at = cpu_take(o, (size_t)(rows * i->depth));
-    i->w_scale_at = cpu_take(o, (size_t)rows * sizeof(float));
-    i->w_sum_at = cpu_take(o, (size_t)rows * sizeof(int32_t));
+    i->w_scale_at = cpu_take(o, (size_t)(rows * i->groups) * sizeof(float));
+    i->w_sum_at = cpu_take(o, (size_t)(rows * i->groups) * sizeof(float));
     return KRON_OK;
 }
 
@@ -426,6 +420,7 @@ static kron_status int8_compile(struct be_plan *p, struct cpu_op *o)
     i->part = o->w.out / i->parts;
     i->panels = (i->part + i->k->panel - 1) / i->k->panel;
     i->depth = int8_depth(o->w.k);
+    i->groups = int8_groups(o->w.k);
     i->chunk = even(m, ROWS, i->k->tile);
     i->group = COLS / i->k->panel;
     if (o->op->kind == OP_GEGLU && !o->has_bias)

@@ -10,6 +10,12 @@
 #define W_MOST 127
 #include "backend/cpu/simd.h"
 
+INLINE void int8_bytes(uint8_t *to, const vi v[4])
+{
+    for (int i = 0; i < 4 * VL; i++)
+        to[i] = (uint8_t)v[i / VL][i % VL];
+}
+
 INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, const int8_t *w)
 {
     for (int r = 0; r < rows; r++)
@@ -48,11 +54,11 @@ struct int8_range int8_range_of(float lo, float hi, int most)
 {
     struct int8_range r = {0, 0, 0};
 
-    if (hi - lo < 1e-30f) /* lo <= 0 <= hi: a row of zeros */
+    if (hi - lo < 1e-30f) /* zeros */
         return r;
     r.inv = (float)most / (hi - lo);
     r.scale = (hi - lo) / (float)most;
-    r.zero = (int32_t)lrintf(-lo * r.inv);
+    r.zero = rintf(-lo * r.inv);
     return r;
 }
 

@@ -408,15 +408,16 @@ kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tens
 
 /* --- weights as whole numbers --- */
 
-static kron_status packed_take(struct packed *k, size_t rows, size_t depth, size_t n)
+static kron_status packed_take(struct packed *k, size_t rows, size_t depth, size_t groups,
+                               size_t n)
 {
     void *m;
 
     KRON_TRY(mem_alloc_n(&m, n + 1, sizeof *k->key, "a packed weight"));
     k->key = m;
-    KRON_TRY(mem_alloc_n(&m, rows, sizeof *k->scale, "a packed weight"));
+    KRON_TRY(mem_alloc_n(&m, rows * groups, sizeof *k->scale, "a packed weight"));
     k->scale = m;
-    KRON_TRY(mem_alloc_n(&m, rows, sizeof *k->sum, "a packed weight"));
+    KRON_TRY(mem_alloc_n(&m, rows * groups, sizeof *k->sum, "a packed weight"));
     k->sum = m;
     KRON_TRY(mem_alloc_n(&m, rows, depth, "a packed weight"));
     k->q = m;
@@ -424,14 +425,14 @@ static kron_status packed_take(struct packed *k, size_t rows, size_t depth, size
 }
 
 kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
-                           struct packed **out)
+                           int64_t groups, struct packed **out)
 {
     struct packed *k = &p->weights->kept[l->id].packed;
     kron_status status = KRON_OK;
 
     pthread_mutex_lock(&lock);
     if (k->q == NULL)
-        status = packed_take(k, (size_t)rows, (size_t)depth,
+        status = packed_take(k, (size_t)rows, (size_t)depth, (size_t)groups,
                              (size_t)delta_set_list(p->weights->set, l).n);
     if (status != KRON_OK)
         packed_free(k);

@@ -2,6 +2,7 @@
  * Integer products for AVX-512 VNNI. */
 #include "backend/cpu/int8.h"
 #include <immintrin.h>
+#include <math.h>
 
 #define VL 16
 #define INT8_TILE 12
@@ -11,6 +12,12 @@
 #define VMAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define VMIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #include "backend/cpu/simd.h"
+
+INLINE void int8_bytes(uint8_t *to, const vi v[4])
+{
+    for (int i = 0; i < 4; i++)
+        _mm_storeu_si128((__m128i *)(void *)(to + 16 * i), _mm512_cvtepi32_epi8((__m512i)v[i]));
+}
 
 INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, const int8_t *w)
 {
