@@ -30,7 +30,7 @@ struct be_caps {
     size_t memory_free;     /* bytes when the device was opened; 0: unknown */
     struct gr_rates rates;  /* for the choice of routes */
     bool observes;          /* calls be_device.observe */
-    bool int8;              /* obeys gr_op.compute; else all is f32 */
+    int int8_bits;          /* obeys gr_op.compute, with numbers of so many; 0: all is f32 */
 };
 
 struct be_fns {

@@ -91,29 +91,31 @@ static bool any_varying(const struct delta_list *list)
 enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 /* sums stay below 2^31 */ };
 
 /* Few rows are a pass over the weight, whatever it is multiplied in. */
-static bool gains_by_int8(const struct graph *g, const struct gr_op *op)
+static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
 {
     const struct layer *l = op->layer;
     struct gr_shape x = gr_shape_of(g, op->in[0]);
 
     if (!has_weight(op) || x.n * x.h * x.w <= FEW_ROWS)
         return false;
+    if (bits < 8 && (op->trunk || op->kind == OP_CONV2D))
+        return false;
     if (op->kind == OP_CONV2D && (l->kh * l->kw > 1 || op->stride > 1 || op->in[2] != GR_NONE))
         return false;
     return l->in >= LEAST_SIDE && l->out >= LEAST_SIDE && l->in <= MOST_DEPTH;
 }
 
-void gr_choose_int8(struct graph *g, const struct delta_set *set, size_t *budget)
+void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget)
 {
     int n = 0, n_kept = 0;
     size_t kept = 0;
 
     for (int o = 0; o < g->n_ops; o++) {
         struct gr_op *op = &g->ops[o];
-        if (!gains_by_int8(g, op))
+        if (!gains_by_int8(g, op, bits))
             continue;
         struct delta_list list = delta_set_list(set, op->layer);
-        size_t bytes = (size_t)(op->layer->out * (layer_k(op->layer) + 8));
+        size_t bytes = (size_t)(op->layer->out * layer_k(op->layer)) / 16 * 17; /* and ranges */
         op->compute = COMPUTE_INT8;
         op->keep = bytes <= *budget && !any_varying(&list);
         *budget -= op->keep ? bytes : 0;

@@ -32,7 +32,7 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
 static bool computes_int8(const struct session *s, const struct net_key *k)
 {
     return s->params.compute == KRON_COMPUTE_INT8 && k->kind == NET_UNET &&
-           s->e->device->caps.int8;
+           s->e->device->caps.int8_bits > 0;
 }
 
 /* Merging of its own accord, where adapters would cost time, may take half of what the device has
@@ -84,7 +84,7 @@ static kron_status compile(struct session *s, struct net *net)
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
     if (computes_int8(s, &net->key))
-        gr_choose_int8(&net->g, set, &budget);
+        gr_choose_int8(&net->g, set, s->e->device->caps.int8_bits, &budget);
     gr_choose_routes(&net->g, set, (enum gr_apply)s->params.apply, &s->e->device->caps.rates,
                      budget);
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));

@@ -153,7 +153,8 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
     d->int8 = int8_kernels_best();
     d->n_threads = n_threads > 0 ? n_threads : usable_cores();
     d->base = (struct be_device){.fns = &fns, .name = "cpu",
-                                .caps = {.n_threads = d->n_threads, .observes = true, .int8 = true}};
+                                .caps = {.n_threads = d->n_threads, .observes = true}};
+    d->base.caps.int8_bits = d->int8->w_most < 127 ? 7 : 8;
     d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
     d->base.caps.memory_free = memory_available((size_t)page);
     kron_status status = measure(d);
