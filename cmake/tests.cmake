@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# ctest labels: unit, fuzz, kernel, golden, cli.
+# ctest labels: unit, fuzz, kernel, golden, quality, cli.
 
 # Waiting threads sleep: several tests run at a time.
 set(test_environment OMP_WAIT_POLICY=passive)
@@ -73,6 +73,21 @@ if(sources)
             string(REGEX REPLACE "^\\.\\./" "" name ${folder})
             kron_test(golden/${name} golden kron-golden ${PROJECT_SOURCE_DIR}/${folder})
         endif()
+    endforeach()
+endif()
+
+# The floors leave room for other processors: docs/int8.md has what was measured.
+file(GLOB sources CONFIGURE_DEPENDS tests/quality/*.c)
+if(sources)
+    kron_test_program(kron-quality ${sources})
+    set(models ${PROJECT_SOURCE_DIR}/models)
+    foreach(adapter none lokr-neon)
+        set(lora "")
+        if(NOT adapter STREQUAL none)
+            set(lora --lora ${models}/${adapter}.safetensors)
+        endif()
+        kron_test(quality/int8-${adapter} quality kron-quality ${models}/emoji-sd.safetensors
+                  ${lora} --steps 8 --prompt "a cat face" --most-error 0.03 --least-psnr 24)
     endforeach()
 endif()
 

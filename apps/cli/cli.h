@@ -39,7 +39,7 @@ struct options {
     const char *lbw_presets, *type_rules, *imat_in, *imat_out, *quant_cache;
     struct word_list loras;
     int backend, type, prediction; /* index among the choices of the option, -1: not given */
-    int threads, apply, strict;
+    int threads, apply, compute, strict;
     double max_gib;
     /* prompt and pictures */
     const char *prompt, *negative, *prompt_file, *negative_file;

@@ -197,7 +197,7 @@ static kron_status open_model(struct run *r)
         .quant_cache = o->quant_cache, .collect_importance = o->imat_out != NULL,
     };
     kron_session_params how = {
-        .apply = (kron_apply)o->apply, .strict = o->strict,
+        .apply = (kron_apply)o->apply, .compute = (kron_compute)o->compute, .strict = o->strict,
         .max_memory = o->max_gib > 0 ? (int64_t)(o->max_gib * 1073741824.0) : 0,
         .block_presets = o->lbw_presets,
     };

@@ -22,12 +22,24 @@ typedef enum kron_apply {
     KRON_APPLY_AT_RUNTIME = 2
 } kron_apply;
 
+/* What the products of the UNet's linear layers are made of. INT8: whole numbers of 7 or 8 bits
+ * (docs/int8.md says which, and how near that comes), a range for each row of weights and of
+ * activations, found as it runs; adapters act as ever. Two to three times as fast, and in exchange
+ * a picture that differs a little. A matter of computing alone: how weights are stored is another
+ * (kron_model_params.type). Devices without it, such as "ref", compute in F32. */
+typedef enum kron_compute {
+    KRON_COMPUTE_F32 = 0,
+    KRON_COMPUTE_INT8 = 1
+} kron_compute;
+
 typedef struct kron_session_params { /* zeroed: defaults */
     kron_apply apply;
     int strict;              /* nonzero: an adapter tensor that does not fit is an error */
-    int64_t max_memory;      /* bytes for compute buffers and merged weights; 0: from free memory */
+    int64_t max_memory;      /* bytes for compute buffers and merged weights, of which INT8 takes
+                              * some for weights as whole numbers; 0: from free memory */
     const char *block_presets; /* file of named block weights, lines NAME:NUMBER,NUMBER,...; read
                                 * here and not kept; NULL: only those that A1111's users know */
+    kron_compute compute;
 } kron_session_params;
 
 /* Errors: KRON_ERR_MEMORY; KRON_ERR_IO and KRON_ERR_FORMAT for the presets. The model must outlive

@@ -20,9 +20,11 @@ kron_status kron_session_create(kron_session **out, kron_model *m,
     *out = NULL;
     if (params != NULL &&
         (params->apply < KRON_APPLY_AUTO || params->apply > KRON_APPLY_AT_RUNTIME ||
+         params->compute < KRON_COMPUTE_F32 || params->compute > KRON_COMPUTE_INT8 ||
          params->max_memory < 0))
-        return err_set(KRON_ERR_ARGUMENT, "kron_session_create: apply %d or max_memory %lld is out "
-                       "of range", (int)params->apply, (long long)params->max_memory);
+        return err_set(KRON_ERR_ARGUMENT, "kron_session_create: apply %d, compute %d or max_memory "
+                       "%lld is out of range", (int)params->apply, (int)params->compute,
+                       (long long)params->max_memory);
     KRON_TRY(mem_alloc(&p, sizeof **out, "a session"));
     kron_session *s = p;
     kron_status status = session_create(&s->s, &m->engine, params);

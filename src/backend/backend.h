@@ -30,6 +30,7 @@ struct be_caps {
     size_t memory_free;     /* bytes when the device was opened; 0: unknown */
     struct gr_rates rates;  /* for the choice of routes; after be_measure() */
     bool observes;          /* calls be_device.observe */
+    int int8_bits;          /* obeys gr_op.compute, with numbers of so many; 0: all is f32 */
 };
 
 /* Told of each operation of a run when it is done: start and end by clock_seconds(). */
@@ -59,6 +60,7 @@ struct be_fns {
     bool (*op_supported)(const struct be_device *d, const struct graph *g, const struct gr_op *op);
 
     /* What stays resident for the layers of `table` with the deltas of `set` (NULL: none).
+     * Plans that share it run one at a time.
      * The caller keeps table and set alive as long as the result. */
     kron_status (*weights_create)(struct be_device *d, const struct layer_table *table,
                                   const struct delta_set *set, struct be_weights **out);

@@ -173,6 +173,12 @@ gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act a
     return add_op(g, op, s);
 }
 
+void gr_trunk(struct graph *g)
+{
+    if (g->status == KRON_OK)
+        g->ops[g->n_ops - 1].trunk = true;
+}
+
 gr_ref gr_geglu(struct graph *g, gr_ref x, const struct layer *l)
 {
     struct gr_op op = new_op(OP_GEGLU, x);

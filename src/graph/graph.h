@@ -60,6 +60,9 @@ enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
 enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED, ROUTE_MIXED, ROUTE_COUNT };
 const char *gr_route_name(enum gr_route r);
 
+/* What a layer's product is made of: f32, or whole numbers, quantised by row (docs/int8.md). */
+enum gr_compute { COMPUTE_F32, COMPUTE_INT8 };
+
 enum { GR_MAX_IN = 3 };
 
 struct gr_op {
@@ -70,6 +73,9 @@ struct gr_op {
     const struct layer *layer2; /* embed: the position table */
     enum gr_act act;
     enum gr_route route;
+    enum gr_compute compute; /* linear, geglu, 1x1 conv2d */
+    bool trunk;              /* linear: what residuals add to passes through it */
+    bool keep;               /* COMPUTE_INT8: its weight may stay in memory, one byte a number */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
     int groups;                                       /* group_norm */
@@ -99,6 +105,8 @@ void gr_init(struct graph *g, const char *name);
 void gr_free(struct graph *g);
 
 gr_ref gr_input(struct graph *g, const char *name, enum gr_type type, struct gr_shape shape);
+/* Marks the linear operation that was added last as part of the trunk. */
+void gr_trunk(struct graph *g);
 /* Marks a value as an output of that name: it lives in a binding, not in the arena. */
 void gr_output(struct graph *g, gr_ref v, const char *name);
 /* Index into a run's bindings of an input or output; -1 if there is none of that name. */
@@ -174,6 +182,13 @@ struct gr_rates {
  * resident merged weights (f32) may take; used by APPLY_AUTO only. Logs each choice and why. */
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget);
+
+/* Marks what gains by whole numbers of `bits`: the products of more than four rows with layers
+ * that are not tiny. Under 8 bits not the trunk (linear operations so marked, 1x1 convolutions):
+ * nothing comes beside it that would make its error smaller. Where a layer's strengths do not change within a job and `budget` allows, its weight as
+ * whole numbers is kept from call to call: what that takes is subtracted. Before
+ * gr_choose_routes(): deltas of what is kept go into its rows. Logs what it did. */
+void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget);
 
 /* True if a delta costs less in the rows of the layer's weight than on `rows` activations. */
 bool gr_delta_in_rows(const struct delta *d, const struct layer *l, int64_t rows,

@@ -6,7 +6,8 @@
  *               Hadamard, blocks that turn rows), whatever M is
  *   activation  M times the cost of the branch, plus reading and writing the output once more
  *   mixed       each delta by the cheaper of these two
- *   merged      nothing but reading f32 where the file holds fewer bytes */
+ *   merged      nothing but reading f32 where the file holds fewer bytes
+ * A weight that is kept as whole numbers holds what its deltas add: they cost nothing there. */
 #include "graph/graph.h"
 
 static bool has_weight(const struct gr_op *op)
@@ -85,6 +86,47 @@ static bool any_varying(const struct delta_list *list)
     return false;
 }
 
+/* --- whole numbers --- */
+
+enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 /* sums stay below 2^31 */ };
+
+/* Few rows are a pass over the weight, whatever it is multiplied in. */
+static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
+{
+    const struct layer *l = op->layer;
+    struct gr_shape x = gr_shape_of(g, op->in[0]);
+
+    if (!has_weight(op) || x.n * x.h * x.w <= FEW_ROWS)
+        return false;
+    if (bits < 8 && (op->trunk || op->kind == OP_CONV2D))
+        return false;
+    if (op->kind == OP_CONV2D && (l->kh * l->kw > 1 || op->stride > 1 || op->in[2] != GR_NONE))
+        return false;
+    return l->in >= LEAST_SIDE && l->out >= LEAST_SIDE && l->in <= MOST_DEPTH;
+}
+
+void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget)
+{
+    int n = 0, n_kept = 0;
+    size_t kept = 0;
+
+    for (int o = 0; o < g->n_ops; o++) {
+        struct gr_op *op = &g->ops[o];
+        if (!gains_by_int8(g, op, bits))
+            continue;
+        struct delta_list list = delta_set_list(set, op->layer);
+        size_t bytes = (size_t)(op->layer->out * layer_k(op->layer)) / 16 * 17; /* and ranges */
+        op->compute = COMPUTE_INT8;
+        op->keep = bytes <= *budget && !any_varying(&list);
+        *budget -= op->keep ? bytes : 0;
+        kept += op->keep ? bytes : 0;
+        n_kept += op->keep;
+        n++;
+    }
+    log_debug("%s: %d products in int8, the weights of %d stay in memory (%.1f MB)", g->name, n,
+              n_kept, (double)kept / 1e6);
+}
+
 const char *gr_route_name(enum gr_route r)
 {
     static const char *const names[ROUTE_COUNT] = {"weight", "activation", "merged", "mixed"};
@@ -140,6 +182,10 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
         int64_t rows = y.n * y.h * y.w;
         double all = (double)op->layer->out * (double)layer_k(op->layer);
         struct costs t = costs_of(&list, op->layer, rows, rates);
+        if (op->keep) {
+            op->route = gr_route_allowed(list, ROUTE_WEIGHT);
+            continue;
+        }
         op->route = choose(&c, &list, &t, (double)rows * all / rates->product, (size_t)all * 4);
         log_debug("%s: route %-10s %s (%d deltas, %lld rows: weight %.3f ms, activation %.3f ms)",
                   g->name, gr_route_name(op->route), op->layer->name, list.n, (long long)rows,

@@ -312,9 +312,11 @@ static gr_ref transformer_graph(struct walk *w, gr_ref x, const struct transform
     gr_ref h = gr_group_norm(g, x, t->norm, NORM_GROUPS, eps_transformer, ACT_NONE);
 
     h = gr_linear(g, h, t->proj_in, ACT_NONE, GR_NONE);
+    gr_trunk(g);
     for (int i = 0; i < t->n_blocks; i++)
         h = block_graph(w, h, &t->blocks[i], t->heads);
     h = gr_linear(g, h, t->proj_out, ACT_NONE, x);
+    gr_trunk(g);
     if (!w->seen_attention)
         tap(w, h, "first_attention");
     w->seen_attention = true;

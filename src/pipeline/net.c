@@ -37,6 +37,13 @@ static bool is_quantised(const struct layer_table *t)
     return false;
 }
 
+/* Text encoders and the VAE run once for a picture: they stay exact. */
+static bool computes_int8(const struct session *s, const struct net_key *k)
+{
+    return s->params.compute == KRON_COMPUTE_INT8 && k->kind == NET_UNET &&
+           s->e->device->caps.int8_bits > 0;
+}
+
 /* Merging of its own accord, where adapters would cost time, may take half of what the device has
  * left: several on every layer of SDXL need 10 GB. Who takes a quantised model, or a model with
  * quantised parts, wants its size: there nothing becomes f32 unless asked for. */
@@ -84,14 +91,16 @@ static kron_status compile(struct session *s, struct net *net)
 {
     const struct delta_set *set = s->set ? adapter_set_deltas(s->set) : NULL;
     double start = clock_seconds();
-    size_t bytes;
+    size_t bytes, budget = merge_budget(s);
 
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
     if (set != NULL)
         KRON_TRY(be_measure(s->e->device));
+    if (computes_int8(s, &net->key))
+        gr_choose_int8(&net->g, set, s->e->device->caps.int8_bits, &budget);
     gr_choose_routes(&net->g, set, (enum gr_apply)s->params.apply, &s->e->device->caps.rates,
-                     merge_budget(s));
+                     budget);
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
     KRON_TRY(make_binds(s, net));
     bytes = be_plan_bytes(s->e->device, net->plan);

@@ -7,8 +7,11 @@
  * A case is built from its seed alone, so that a failure is repeated by `--op NAME --seed N
  * --cases 1`. Each is built twice: as it is, and with the absolute value of every number; the
  * second, run by `ref`, gives for each output the sum of |a b| that its error is held against
- * (STYLE.md 3e.3). Levels of instructions are forced by KRON_CPU_MASK, as a user would. */
-#include "case.h"
+ * (STYLE.md 3e.3). Levels of instructions are forced by KRON_CPU_MASK, as a user would.
+ *
+ * linear_int8, geglu_int8 and conv2d_int8 are these operations in whole numbers, held against a
+ * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`. */
+#include "int8.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +49,9 @@ static void open_devices(bool all)
     if (all) {
         open_device("none", 1);
         open_device("avx2", 3);
+        setenv("KRON_CPU_MASK", "avxvnni", 1);
+        if (strcmp(int8_kernels_best()->name, "avxvnni") == 0)
+            open_device("avxvnni", 2);
     }
     open_device(NULL, 0);
 }
@@ -391,6 +397,108 @@ static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
     case_free(&twin);
 }
 
+/* --- whole numbers --- */
+
+static bool compare_int8(const struct test_case *t, const struct int8_bounds *b, const float *got,
+                         const float *want, struct tally *tally, const char *device)
+{
+    for (int64_t i = 0; i < gr_elements(t->out_shape); i++) {
+        double error = fabs((double)got[i] - b->model[i]), far = fabs((double)(got[i] - want[i]));
+        double ratio = b->exact ? error / (b->near[i] + 1e-37) : 0;
+        if (ratio > tally->worst)
+            tally->worst = ratio;
+        if (ratio <= 1 && far <= b->far[i])
+            continue;
+        printf("FAIL %s: element %lld is %.9g; the model %s %.9g, bound %.3g; ref %.9g, bound "
+               "%.3g\n  %s\n", device, (long long)i, (double)got[i], b->exact ? "says" : "(no)",
+               b->model[i], b->near[i], (double)want[i], b->far[i], t->text);
+        return false;
+    }
+    return true;
+}
+
+static void check_int8(struct test_case *t, const struct int8_bounds *b, const float *want, int d,
+                       struct tally *tally)
+{
+    const char *why = NULL;
+    void *got = NULL;
+
+    bool ok = mem_alloc(&got, t->bind_bytes[t->out_bind], "a test") == KRON_OK &&
+              run_case(devices[d], t, got, &why);
+    if (!ok)
+        printf("FAIL %s: %s\n  %s\n", device_names[d], why ? why : kron_error_detail(), t->text);
+    ok = ok && compare_int8(t, b, got, want, tally, device_names[d]);
+    *(ok ? &tally->passed : &tally->failed) += 1;
+    mem_free(got);
+}
+
+/* One model serves all kernels of as many bits. */
+static void check_int8_devices(struct test_case *t, const struct test_case *twin,
+                               const float *want, const float *abs_want, struct tally *tally)
+{
+    struct int8_bounds b = {0};
+    int bits = 0;
+
+    for (int d = 0; d < n_devices; d++) {
+        const struct int8_kernels *k = ((const struct cpu_device *)devices[d])->int8;
+        if (k->x_most != bits) {
+            int8_bounds_free(&b);
+            if (int8_bounds_make(&b, t, twin, k, abs_want, product_terms(t)) != KRON_OK)
+                return;
+        }
+        bits = k->x_most;
+        check_int8(t, &b, want, d, tally);
+    }
+    int8_bounds_free(&b);
+}
+
+static void one_int8_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
+{
+    struct test_case t, twin;
+    void *want = NULL, *abs_want = NULL;
+    const char *why;
+
+    case_build(&t, kind, seed, false);
+    case_build(&twin, kind, seed, true);
+    case_settle_gains(&t, &twin);
+    if (int8_case(&t, &twin, seed) &&
+        mem_alloc(&want, t.bind_bytes[t.out_bind], "a test") == KRON_OK &&
+        mem_alloc(&abs_want, twin.bind_bytes[twin.out_bind], "a test") == KRON_OK &&
+        run_case(ref_device, &t, want, &why) && run_case(ref_device, &twin, abs_want, &why))
+        check_int8_devices(&t, &twin, want, abs_want, tally);
+    mem_free(want);
+    mem_free(abs_want);
+    case_free(&t);
+    case_free(&twin);
+}
+
+/* Not every convolution is a linear layer. */
+static const struct int8_test {
+    enum gr_op_kind kind;
+    const char *name;
+    int cases;
+} int8_tests[] = {{OP_LINEAR, "linear_int8", 60}, {OP_GEGLU, "geglu_int8", 50},
+                  {OP_CONV2D, "conv2d_int8", 200}};
+
+static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
+                          struct tally *all)
+{
+    double start_at = clock_seconds();
+    const char *wrong = int8_extremes();
+    struct tally t = {0};
+
+    if (wrong != NULL) {
+        printf("FAIL %s kernels: sums of the largest numbers are wrong\n", wrong);
+        t.failed++;
+    }
+    for (int i = 0; i < (cases ? cases : test->cases); i++)
+        one_int8_case(test->kind, seed + (uint64_t)i, &t);
+    printf("%-12s %5ld passed, %ld failed, worst error %.2f of its bound, %.1f s\n", test->name,
+           t.passed, t.failed, t.worst, clock_seconds() - start_at);
+    all->passed += t.passed;
+    all->failed += t.failed;
+}
+
 /* Cases of each operation in a default run: what a minute on two cores allows. */
 static const int default_cases[OP_COUNT] = {
     [OP_LINEAR] = 350, [OP_GEGLU] = 200,     [OP_CONV2D] = 300, [OP_GROUP_NORM] = 150,
@@ -419,6 +527,9 @@ static bool run_checks(const char *only, uint64_t seed, int cases)
         all.passed += t.passed;
         all.failed += t.failed;
     }
+    for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++)
+        if (only == NULL || strcmp(only, int8_tests[i].name) == 0)
+            check_int8_op(&int8_tests[i], seed, cases, &all);
     close_devices();
     printf("%ld passed, %ld failed\n", all.passed, all.failed);
     return all.failed == 0 && all.passed > 0;
@@ -466,6 +577,46 @@ static void bench_one(const struct bench_shape *b)
     fflush(stdout);
 }
 
+/* Rate of a shape in f32 or whole numbers. */
+static double rate_of(const struct bench_shape *b, enum gr_compute compute, bool keep)
+{
+    struct test_case t;
+    size_t ignored;
+
+    bench_build(&t, b);
+    t.g.ops[t.op].compute = compute;
+    t.g.ops[t.op].keep = keep;
+    double seconds = time_case(devices[0], &t, 0.3, &ignored);
+    case_free(&t);
+    return bench_work(b) / seconds * 1e-9;
+}
+
+/* One thing in three ways, in turn, so that a busy machine slows all alike. */
+static void bench_int8(const struct bench_shape *b)
+{
+    double f32 = 0, kept = 0, packed = 0, v;
+
+    for (int i = 0; i < 2; i++) {
+        f32 = (v = rate_of(b, COMPUTE_F32, false)) > f32 ? v : f32;
+        kept = (v = rate_of(b, COMPUTE_INT8, true)) > kept ? v : kept;
+        packed = (v = rate_of(b, COMPUTE_INT8, false)) > packed ? v : packed;
+    }
+    printf("%-44s f32 %7.1f GF/s  int8 %7.1f GOP/s (%.2f x), packed each time %7.1f (%.2f x)\n",
+           b->text, f32, kept, kept / f32, packed, packed / f32);
+    fflush(stdout);
+}
+
+static void run_int8_bench(const char *only)
+{
+    for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++) {
+        if (only != NULL && strcmp(only, int8_tests[i].name) != 0)
+            continue;
+        for (int j = 0; j < n_bench_shapes; j++)
+            if (bench_shapes[j].kind == int8_tests[i].kind && bench_shapes[j].kind != OP_CONV2D)
+                bench_int8(&bench_shapes[j]);
+    }
+}
+
 static void run_bench(const char *only, const char *match)
 {
     if (only == NULL || strcmp(only, "decode") == 0)
@@ -475,6 +626,7 @@ static void run_bench(const char *only, const char *match)
         if ((only == NULL || strcmp(only, gr_op_name(bench_shapes[i].kind)) == 0) &&
             (match == NULL || strstr(bench_shapes[i].text, match) != NULL))
             bench_one(&bench_shapes[i]);
+    run_int8_bench(only);
     close_devices();
 }
 

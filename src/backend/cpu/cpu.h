@@ -6,6 +6,7 @@
  *   plan.c         graph -> list of prepared operations, one scratch shared by all
  *   wpass.c        rows of a layer's effective weight, on the fly
  *   linear.c conv.c winograd.c delta.c attention.c norm.c elementwise.c    the operations
+ *   int8.c         linear layers in whole numbers (int8.h)
  *
  * An operation is compiled once: its sizes and its share of the scratch are settled
  * then. A run only computes. Weights are decoded a block at a time into scratch that stays in
@@ -19,6 +20,7 @@
 struct cpu_device {
     struct be_device base;
     const struct cpu_kernels *k;
+    const struct int8_kernels *int8;
     int n_threads;
 };
 
@@ -57,6 +59,7 @@ struct cpu_op {
     struct wsource w;
     struct conv_plan *conv;
     struct wino_plan *wino;        /* NULL: plain sums over taps */
+    struct int8_plan *int8;
     size_t scratch_bytes;          /* all that this op needs */
     bool has_bias, own_bias;       /* there is one; it must be written to bias_at */
     size_t bias_at, threads_at, block_at, temp_at, delta_at;
@@ -113,6 +116,7 @@ struct cpu_op_fns {
 };
 extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_layer_norm,
     cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample, cpu_embed, cpu_timestep;
+extern const struct cpu_op_fns cpu_int8; /* linear, geglu and 1x1 conv2d with that compute */
 
 /* --- weights.c --- */
 
@@ -121,6 +125,17 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
 void weights_free(struct be_weights *w);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
+/* Room for a layer's weight as whole numbers, made at the first call, for all plans of these
+ * weights; it is filled by what runs first, and again when its key differs. */
+struct packed {
+    int8_t *q;
+    float *scale, *sum; /* of each group of each weight row, rows of whole panels */
+    float *key;   /* [deltas of the layer]: strengths of those that changed the rows */
+    const void *base;
+    bool filled;
+};
+kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
+                           int64_t groups, struct packed **out);
 /* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
  * takes is kept with the weights, made at the first call. */
 kron_status weights_delta(struct be_plan *p, const struct layer *l, int i, struct delta *out);
@@ -154,6 +169,8 @@ const float *wpass_w2(const struct cpu_call *c, const struct wsource *w, int i, 
                       int64_t n, float *dst);
 /* Base memory usable as rows of f32 as it is; NULL if it must be decoded or changed. */
 const float *wpass_direct(const struct cpu_call *c, const struct wsource *w);
+/* The strength at which delta i changes the rows; 0 where it does not. */
+float wpass_delta_strength(const struct cpu_call *c, const struct wsource *w, int i);
 /* s c of a delta in this run. */
 float wpass_strength(const struct cpu_call *c, const struct delta *d);
 /* The op's bias as f32, deltas added; NULL if it has none. */

@@ -2,6 +2,7 @@
  * Opening the host as a device, its buffers, and how fast it is. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/int8.h"
 #include "backend/cpu/peak.h"
 #include "backend/cpu/plan.h"
 #include "backend/host.h"
@@ -110,8 +111,8 @@ static kron_status measure(struct be_device *base)
     };
     omp_set_num_threads(before);
     mem_free(mem);
-    log_debug("cpu: %d threads, %s kernels, %.1f + %.1f GFLOP/s (large, small products), "
-              "%.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name,
+    log_debug("cpu: %d threads, %s kernels (%s for int8), %.1f + %.1f GFLOP/s (large, small "
+              "products), %.1f G/s weight pass, %.1f GB/s", d->n_threads, d->k->name, d->int8->name,
               2e-9 * base->caps.rates.product, 2e-9 * base->caps.rates.small,
               1e-9 * base->caps.rates.pass, 1e-9 * base->caps.rates.bandwidth);
     return KRON_OK;
@@ -158,9 +159,11 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
     KRON_TRY(mem_alloc(&p, sizeof(struct cpu_device), "a device"));
     struct cpu_device *d = p;
     d->k = cpu_kernels_best();
+    d->int8 = int8_kernels_best();
     d->n_threads = n_threads > 0 ? n_threads : usable_cores();
     d->base = (struct be_device){.fns = &fns, .name = "cpu",
                                 .caps = {.n_threads = d->n_threads, .observes = true}};
+    d->base.caps.int8_bits = d->int8->w_most < 127 ? 7 : 8;
     d->base.caps.memory_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)page;
     d->base.caps.memory_free = memory_available((size_t)page);
     *out = &d->base;

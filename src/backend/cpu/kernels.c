@@ -38,19 +38,32 @@ int64_t attention_floats(int64_t d)
     return (q + width) * (d + dp) + ATTENTION_ROWS * width + 2 * q;
 }
 
+#ifdef KRON_X86
+bool cpu_has_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+bool cpu_has_avx512(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
 const struct cpu_kernels *cpu_kernels_best(void)
 {
 #ifdef KRON_X86
     const char *mask = getenv("KRON_CPU_MASK");
     bool none = mask != NULL && strcmp(mask, "none") == 0;
-    bool avx512 = !none && (mask == NULL || strcmp(mask, "avx2") != 0);
+    bool avx2 = mask != NULL && (strcmp(mask, "avx2") == 0 || strcmp(mask, "avxvnni") == 0);
 
-    __builtin_cpu_init();
-    if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    if (!none && !avx2 && cpu_has_avx512())
         return &cpu_kernels_avx512;
-    if (!none && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (!none && cpu_has_avx2())
         return &cpu_kernels_avx2;
 #endif
     return &cpu_kernels_c;

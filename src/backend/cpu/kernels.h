@@ -109,12 +109,15 @@ static inline int64_t attention_keys(int64_t d)
 /* Floats of scratch that a tile needs at any level. */
 int64_t attention_floats(int64_t d);
 
-/* The best level that this machine has and KRON_CPU_MASK ("none", "avx2", "avx512") allows. */
+/* The best level that this machine has and KRON_CPU_MASK ("none", "avx2", "avxvnni", "avx512")
+ * allows; int8.h has more of it. */
 const struct cpu_kernels *cpu_kernels_best(void);
 
 extern const struct cpu_kernels cpu_kernels_c;
 #if defined(__x86_64__)
 #define KRON_X86 1
+bool cpu_has_avx2(void); /* with FMA and F16C */
+bool cpu_has_avx512(void); /* F, BW, VL, DQ */
 extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
 #endif
 

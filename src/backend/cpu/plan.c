@@ -14,6 +14,11 @@ static const struct cpu_op_fns *const op_fns[OP_COUNT] = {
     [OP_EMBED] = &cpu_embed,           [OP_TIMESTEP] = &cpu_timestep,
 };
 
+static const struct cpu_op_fns *fns_of(const struct gr_op *op)
+{
+    return op->compute == COMPUTE_INT8 ? &cpu_int8 : op_fns[op->kind];
+}
+
 bool plan_supports(const struct be_device *d, const struct graph *g, const struct gr_op *op)
 {
     (void)d, (void)g;
@@ -58,7 +63,7 @@ static kron_status compile(struct be_plan *p)
         struct cpu_op *o = &p->ops[i];
         o->op = &p->g->ops[i];
         o->res_in_place = shares_output(p->g, o->op, 1);
-        KRON_TRY(op_fns[o->op->kind]->compile(p, o));
+        KRON_TRY(fns_of(o->op)->compile(p, o));
         if (o->scratch_bytes > p->scratch_bytes)
             p->scratch_bytes = o->scratch_bytes;
     }
@@ -110,7 +115,7 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         if (d->observe != NULL && (op->kind == OP_LINEAR || op->kind == OP_GEGLU))
             d->observe(d->observe_user, op->layer, c.x[0], c.xs.n * c.xs.h * c.xs.w);
         double start = timer != NULL ? clock_seconds() : 0;
-        op_fns[op->kind]->run(&c);
+        fns_of(op)->run(&c);
         KRON_TRY(c.status);
         if (timer != NULL)
             timer->done(timer->user, p->g, op, start, clock_seconds());

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * What stays in memory for a set of adapters: merged weights where asked for, and what some
- * families need of the base: gains (DoRA's norms: a number for each row or input channel) and,
+ * What stays in memory for a set of adapters: merged weights and weights as whole numbers where
+ * asked for, and what some families need of the base: gains (DoRA's norms: a number for each row or input channel) and,
  * for the input form, W A, its low rank on the output side. Base and factors are used where the
  * files are mapped. */
 #include "backend/cpu/cpu.h"
@@ -16,6 +16,7 @@ struct kept {
         float *a, *b; /* [out, r ks], [r ks, k] */
     } *derived; /* by delta of the layer, or NULL */
     int n;
+    struct packed packed;
 };
 
 enum { BLOCK_BYTES = 1 << 20, SLAB = 64 /* columns that left deltas turn at a time */ };
@@ -40,6 +41,15 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
     return KRON_OK;
 }
 
+static void packed_free(struct packed *k)
+{
+    mem_free(k->q);
+    mem_free(k->scale);
+    mem_free(k->sum);
+    mem_free(k->key);
+    memset(k, 0, sizeof *k);
+}
+
 void weights_free(struct be_weights *w)
 {
     for (int i = 0; i < w->table->n; i++) {
@@ -51,6 +61,7 @@ void weights_free(struct be_weights *w)
             mem_free(k->derived[j].b);
         }
         mem_free(k->derived);
+        packed_free(&k->packed);
     }
     mem_free(w->kept);
     mem_free(w);
@@ -393,4 +404,39 @@ kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tens
     out->scale = NULL;
     out->bytes = n * sizeof *kept->merged;
     return KRON_OK;
+}
+
+/* --- weights as whole numbers --- */
+
+static kron_status packed_take(struct packed *k, size_t rows, size_t depth, size_t groups,
+                               size_t n)
+{
+    void *m;
+
+    KRON_TRY(mem_alloc_n(&m, n + 1, sizeof *k->key, "a packed weight"));
+    k->key = m;
+    KRON_TRY(mem_alloc_n(&m, rows * groups, sizeof *k->scale, "a packed weight"));
+    k->scale = m;
+    KRON_TRY(mem_alloc_n(&m, rows * groups, sizeof *k->sum, "a packed weight"));
+    k->sum = m;
+    KRON_TRY(mem_alloc_n(&m, rows, depth, "a packed weight"));
+    k->q = m;
+    return KRON_OK;
+}
+
+kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
+                           int64_t groups, struct packed **out)
+{
+    struct packed *k = &p->weights->kept[l->id].packed;
+    kron_status status = KRON_OK;
+
+    pthread_mutex_lock(&lock);
+    if (k->q == NULL)
+        status = packed_take(k, (size_t)rows, (size_t)depth, (size_t)groups,
+                             (size_t)delta_set_list(p->weights->set, l).n);
+    if (status != KRON_OK)
+        packed_free(k);
+    pthread_mutex_unlock(&lock);
+    *out = k;
+    return status != KRON_OK ? err_prefix(status, "%s", l->name) : KRON_OK;
 }

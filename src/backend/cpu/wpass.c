@@ -527,15 +527,19 @@ static void turn_window(const struct cpu_call *c, const struct wsource *w, int i
     turn_rows(c, w, i, &q);
 }
 
+float wpass_delta_strength(const struct cpu_call *c, const struct wsource *w, int i)
+{
+    const struct delta *d = &w->at[i].d;
+    bool base = scales_base(d) || d->kind == DELTA_RIGHT;
+
+    return base || (w->at[i].in_rows && has_factors(d)) ? delta_strength(d, c->strengths) : 0;
+}
+
 static bool changes(const struct cpu_call *c, const struct wsource *w)
 {
-    for (int i = 0; i < w->n; i++) {
-        const struct delta *d = &w->at[i].d;
-        bool base = scales_base(d) || d->kind == DELTA_RIGHT;
-        if ((base || (w->at[i].in_rows && has_factors(d))) &&
-            delta_strength(d, c->strengths) != 0)
+    for (int i = 0; i < w->n; i++)
+        if (wpass_delta_strength(c, w, i) != 0)
             return true;
-    }
     return false;
 }
 

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT
+ * Integer products, for vectors of VL numbers. Before it: int8.h, simd.h, INT8_TILE, X_MOST,
+ * W_MOST, int8_bytes(): the low bytes of 4 vectors, and int8_step(): s[r][j] += 8 input channels of
+ * `rows` activations times vector j of a panel's columns. */
+
+enum { PANEL = 2 * VL, STRIP = 4 * VL };
+
+/* dst[i] = the whole number nearest to v[i] in low .. high, as a byte: 1.5 2^23 is added, and
+ * leaves it in the low bits. */
+INLINE void to_bytes(const float *x, float inv, float zero, float low, float high, uint8_t *dst)
+{
+    vi v[4];
+
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        vf t = vload(x + j * VL) * vset(inv) + vset(zero);
+        v[j] = (vi)(VMIN(VMAX(t, vset(low)), vset(high)) + 12582912.0f);
+    }
+    int8_bytes(dst, v);
+}
+
+/* The range of x[n], zero included; whether all of it is finite. */
+INLINE bool range_of(const float *x, int64_t n, float *most, float *lo, float *hi)
+{
+    vf low = {0}, high = {0}, odd = {0};
+    int64_t i = 0;
+
+    for (; i + VL <= n; i += VL) {
+        vf v = vload(x + i);
+        low = VMIN(low, v);
+        high = VMAX(high, v);
+        odd = VFMA(v, vset(0), odd);
+        vstore(most + i, VMAX(vload(most + i), VMAX(v, -v)));
+    }
+    if (i < n) {
+        vf v = vload_n(x + i, n - i);
+        low = VMIN(low, v);
+        high = VMAX(high, v);
+        odd = VFMA(v, vset(0), odd);
+        vstore_n(most + i, VMAX(vload_n(most + i, n - i), VMAX(v, -v)), n - i);
+    }
+    *lo = -vtop(-low);
+    *hi = vtop(high);
+    return vsum(odd) == 0;
+}
+
+static void int8_quantise(const float *x, int64_t k, float *most, uint8_t *q, float *scale,
+                          float *zero)
+{
+    for (int64_t g = 0; g * INT8_GROUP < k; g++) {
+        int64_t at = g * INT8_GROUP, n = k - at < INT8_GROUP ? k - at : INT8_GROUP, i = 0;
+        float lo, hi, last[STRIP];
+        bool finite = range_of(x + at, n, most + at, &lo, &hi);
+        struct int8_range r = int8_range_of(lo, hi, X_MOST);
+        scale[g] = finite ? r.scale : NAN;
+        zero[g] = finite ? r.scale * r.zero : NAN;
+        for (; i + STRIP <= n; i += STRIP)
+            to_bytes(x + at + i, r.inv, r.zero, 0, X_MOST, q + at + i);
+        if (i == n)
+            continue;
+        uint8_t bytes[STRIP];
+        memset(last, 0, sizeof last);
+        memcpy(last, x + at + i, (size_t)(n - i) * sizeof *last);
+        to_bytes(last, r.inv, r.zero, 0, X_MOST, bytes);
+        memcpy(q + at + i, bytes, (size_t)(n - i));
+    }
+}
+
+/* n numbers of a row of a weight, a group of it, to a panel. Returns s times their sum. */
+INLINE float pack_group(const float *w, int64_t n, int8_t *q, float *scale)
+{
+    float most = 0, last[STRIP];
+    vf top = {0};
+    int64_t i = 0;
+    int32_t sum = 0;
+    int8_t bytes[STRIP];
+
+    for (; i + VL <= n; i += VL)
+        top = VMAX(top, VMAX(vload(w + i), -vload(w + i)));
+    most = vtop(top);
+    for (; i < n; i++)
+        most = w[i] > most ? w[i] : -w[i] > most ? -w[i] : most;
+    float inv = most > 1e-30f ? W_MOST / most : 0;
+    *scale = most / W_MOST;
+    for (i = 0; i < n; i += STRIP) {
+        const float *from = w + i;
+        int64_t m = n - i < STRIP ? n - i : STRIP;
+        if (m < STRIP) {
+            memset(last, 0, sizeof last);
+            memcpy(last, from, (size_t)m * sizeof *last);
+            from = last;
+        }
+        to_bytes(from, inv, 0, -(float)W_MOST, W_MOST, (uint8_t *)bytes);
+        for (int j = 0; j < STRIP; j++)
+            sum += bytes[j];
+        for (int64_t j = 0; j < int8_depth(m); j += 4)
+            memcpy(q + (i + j) * PANEL, bytes + j, 4);
+    }
+    return *scale * (float)sum;
+}
+
+static void int8_pack(const float *w, int64_t n, int64_t k, int64_t ld, int8_t *q, float *scale,
+                      float *sum)
+{
+    for (int64_t g = 0; g * INT8_GROUP < k; g++, scale += PANEL, sum += PANEL) {
+        int64_t at = g * INT8_GROUP, m = k - at < INT8_GROUP ? k - at : INT8_GROUP;
+        for (int64_t r = 0; r < n; r++)
+            sum[r] = pack_group(w + r * ld + at, m, q + at * PANEL + 4 * r, &scale[r]);
+        for (int64_t r = n; r < PANEL; r++)
+            scale[r] = sum[r] = 0;
+    }
+}
+
+/* One group: y = or += s_r s_o (sum of q v) - (s_r z_r) (s_o sum of v). */
+INLINE void int8_group(const int rows, const struct int8_tile *t, int64_t at, int64_t g)
+{
+    const uint8_t *x = t->x + at * t->depth;
+    int64_t end = (g + 1) * INT8_GROUP < t->depth ? (g + 1) * INT8_GROUP : t->depth;
+    vi s[INT8_TILE][2];
+
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+        s[r][0] = s[r][1] = (vi){0};
+    for (int64_t p = g * INT8_GROUP; p < end; p += 8)
+        int8_step(s, rows, x + p, t->depth, t->w + p * PANEL);
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+        vf scale = vload(t->w_scale + g * PANEL + j * VL);
+        vf sum = vload(t->w_sum + g * PANEL + j * VL);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            float *y = t->y + (at + r) * t->ldy + j * VL;
+            const int64_t i = (at + r) * t->groups + g;
+            vf v = __builtin_convertvector(s[r][j], vf) * (scale * t->x_scale[i]);
+            v = VFMA(sum, vset(-t->x_zero[i]), v);
+            vstore(y, g > 0 ? v + vload(y) : v);
+        }
+    }
+}
+
+INLINE void int8_rows(const int rows, const struct int8_tile *t, int64_t at)
+{
+    for (int64_t g = 0; g < t->groups; g++)
+        int8_group(rows, t, at, g);
+}
+
+static void int8_product(const struct int8_tile *t)
+{
+    int64_t at = 0;
+
+    for (; at + INT8_TILE <= t->rows; at += INT8_TILE)
+        int8_rows(INT8_TILE, t, at);
+#if INT8_TILE > 8
+    for (; at + 8 <= t->rows; at += 8)
+        int8_rows(8, t, at);
+#endif
+    for (; at + 4 <= t->rows; at += 4)
+        int8_rows(4, t, at);
+    for (; at + 2 <= t->rows; at += 2)
+        int8_rows(2, t, at);
+    if (at < t->rows)
+        int8_rows(1, t, at);
+}
+
+#define INT8_TABLE(level)                                                                  \
+    const struct int8_kernels int8_kernels_##level = {                                     \
+        .name = #level, .x_most = X_MOST, .w_most = W_MOST, .panel = PANEL, .tile = INT8_TILE, \
+        .quantise = int8_quantise, .pack = int8_pack, .product = int8_product,             \
+    }
