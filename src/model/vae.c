@@ -157,22 +157,18 @@ static gr_ref middle_graph(struct graph *g, gr_ref x, const struct vae_side *s)
 
 static gr_ref level_graph(struct graph *g, gr_ref x, const struct unet_level *lv, bool up)
 {
-    struct gr_shape s;
-
     for (int j = 0; j < lv->n_blocks; j++)
         x = resnet_graph(g, x, &lv->blocks[j].res, GR_NONE, eps);
     if (lv->sample == NULL)
         return x;
     if (!up)
         return gr_conv_down_asym(g, x, lv->sample);
-    s = gr_shape_of(g, x);
-    return gr_conv(g, gr_upsample(g, x, 2 * s.h, 2 * s.w), lv->sample, 1, GR_NONE, GR_NONE);
+    return gr_upsample_conv(g, x, lv->sample);
 }
 
 static gr_ref end_graph(struct graph *g, gr_ref x, const struct vae_side *s)
 {
-    x = gr_group_norm(g, x, s->norm_out, NORM_GROUPS, eps, ACT_SILU);
-    return gr_conv(g, x, s->conv_out, 1, GR_NONE, GR_NONE);
+    return gr_norm_conv(g, x, s->norm_out, NORM_GROUPS, eps, ACT_SILU, s->conv_out, GR_NONE);
 }
 
 void vae_decode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w)

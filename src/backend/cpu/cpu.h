@@ -110,8 +110,8 @@ struct cpu_op_fns {
     kron_status (*compile)(struct be_plan *p, struct cpu_op *o);
     void (*run)(struct cpu_call *c);
 };
-extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_layer_norm,
-    cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample, cpu_embed, cpu_timestep;
+extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm,
+    cpu_norm_stats, cpu_norm_apply, cpu_layer_norm, cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample, cpu_embed, cpu_timestep;
 
 /* --- weights.c --- */
 

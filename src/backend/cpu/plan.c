@@ -8,6 +8,7 @@
 static const struct cpu_op_fns *const op_fns[OP_COUNT] = {
     [OP_LINEAR] = &cpu_linear,         [OP_GEGLU] = &cpu_geglu,
     [OP_CONV2D] = &cpu_conv2d,         [OP_GROUP_NORM] = &cpu_group_norm,
+    [OP_NORM_STATS] = &cpu_norm_stats, [OP_NORM_APPLY] = &cpu_norm_apply,
     [OP_LAYER_NORM] = &cpu_layer_norm, [OP_ATTENTION] = &cpu_attention,
     [OP_ACT] = &cpu_act,               [OP_ADD] = &cpu_add,
     [OP_CONCAT] = &cpu_concat,         [OP_UPSAMPLE] = &cpu_upsample,
@@ -45,7 +46,7 @@ static bool shares_output(const struct graph *g, const struct gr_op *op, int i)
     if (op->in[i] == GR_NONE)
         return false;
     const struct gr_value *a = &g->values[op->in[i]], *b = &g->values[op->out];
-    return a->role == GR_TEMP && b->role == GR_TEMP && a->offset == b->offset;
+    return a->offset >= 0 && a->offset == b->offset;
 }
 
 static kron_status compile(struct be_plan *p)
