@@ -56,15 +56,29 @@ static bool stays_behind(struct gr_shape x, const struct layer *conv, int64_t ro
     return rows * conv->out <= (rows - conv->kh / 2) * x.c;
 }
 
+static int64_t norm_rows(struct gr_shape s)
+{
+    return rows_of_band(s.h, s.w * s.c * 4);
+}
+
 gr_ref gr_norm_conv(struct graph *g, gr_ref x, const struct layer *norm, int groups, float eps,
                     enum gr_act act, const struct layer *conv, gr_ref residual)
 {
     struct gr_shape s = gr_shape_of(g, x);
-    int64_t rows = rows_of_band(s.h, s.w * s.c * 4);
+
+    if (g->status != KRON_OK || !in_bands(s, conv, norm_rows(s)))
+        return gr_conv(g, gr_group_norm(g, x, norm, groups, eps, act), conv, 1, GR_NONE, residual);
+    return gr_stats_conv(g, x, gr_norm_stats(g, x, groups, eps), norm, act, conv, residual);
+}
+
+gr_ref gr_stats_conv(struct graph *g, gr_ref x, gr_ref stats, const struct layer *norm,
+                     enum gr_act act, const struct layer *conv, gr_ref residual)
+{
+    struct gr_shape s = gr_shape_of(g, x);
+    int64_t rows = norm_rows(s);
 
     if (g->status != KRON_OK || !in_bands(s, conv, rows))
-        return gr_conv(g, gr_group_norm(g, x, norm, groups, eps, act), conv, 1, GR_NONE, residual);
-    gr_ref stats = gr_norm_stats(g, x, groups, eps);
+        return gr_conv(g, gr_norm_apply(g, x, stats, norm, act), conv, 1, GR_NONE, residual);
     gr_ref y = gr_whole(g, (struct gr_shape){1, s.h, s.w, conv->out});
     if (residual != GR_NONE)
         gr_over(g, y, residual);

@@ -169,6 +169,9 @@ gr_ref gr_root(const struct graph *g, gr_ref v);
  * or, without one and if it fits, over x, where those are not needed any more. */
 gr_ref gr_norm_conv(struct graph *g, gr_ref x, const struct layer *norm, int groups, float eps,
                     enum gr_act act, const struct layer *conv, gr_ref residual);
+/* The same with statistics that are there already. */
+gr_ref gr_stats_conv(struct graph *g, gr_ref x, gr_ref stats, const struct layer *norm,
+                     enum gr_act act, const struct layer *conv, gr_ref residual);
 /* conv(x of twice the height and width), likewise. */
 gr_ref gr_upsample_conv(struct graph *g, gr_ref x, const struct layer *conv);
 

@@ -62,9 +62,11 @@ static kron_status check_job(const struct job *j)
         return err_set(KRON_ERR_ARGUMENT, "strength %g: expected 0 to 1", (double)in->strength);
     if (in->mask != NULL && in->init_image == NULL)
         return err_set(KRON_ERR_ARGUMENT, "a mask needs a start picture");
-    if (!(in->vae_tile_overlap >= 0 && in->vae_tile_overlap <= 0.5f) || in->vae_tile < 0)
-        return err_set(KRON_ERR_ARGUMENT, "VAE tile %d with overlap %g: expected 0 (default) or "
-                       "more, and 0 to 0.5", in->vae_tile, (double)in->vae_tile_overlap);
+    if (!(in->vae_tile_overlap >= 0 && in->vae_tile_overlap <= 0.5f) || in->vae_tile_width < 0 ||
+        in->vae_tile_height < 0)
+        return err_set(KRON_ERR_ARGUMENT, "VAE tile %dx%d with overlap %g: expected 0 (default) or "
+                       "more, and 0 to 0.5", in->vae_tile_width, in->vae_tile_height,
+                       (double)in->vae_tile_overlap);
     return KRON_OK;
 }
 
@@ -85,8 +87,9 @@ static kron_status tell(struct job *j, const char *phase, int step, const kron_i
 
 static struct tiling tiling_of(const struct job *j)
 {
-    struct tiling t = {j->in->vae_tiling != 0, j->in->vae_tile,
-                       (double)j->in->vae_tile_overlap};
+    struct tiling t = {.on = j->in->vae_tiling != 0, .w = j->in->vae_tile_width,
+                       .h = j->in->vae_tile_height,
+                       .overlap = (double)j->in->vae_tile_overlap};
 
     return t;
 }

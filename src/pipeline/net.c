@@ -20,10 +20,10 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
         unet_graph(g, &m->unet, k->n, k->h, k->w, k->tokens, k->taps);
         break;
     case NET_DECODE:
-        vae_decode_graph(g, &m->vae, k->n, k->h, k->w);
+        vae_decode_graph(g, &m->vae, k->part, k->n, k->h, k->w);
         break;
     case NET_ENCODE:
-        vae_encode_graph(g, &m->vae, k->n, k->h, k->w);
+        vae_encode_graph(g, &m->vae, k->part, k->n, k->h, k->w);
         break;
     }
 }
@@ -36,6 +36,14 @@ static size_t merge_budget(const struct session *s)
                                           : s->e->device->caps.memory_free;
 
     return all / 2;
+}
+
+size_t session_room(const struct session *s)
+{
+    size_t all = s->params.max_memory > 0 ? (size_t)s->params.max_memory
+                                          : s->e->device->caps.memory_free;
+
+    return all > 0 ? all / 2 : SIZE_MAX;
 }
 
 static kron_status make_binds(struct session *s, struct net *net)
@@ -90,7 +98,7 @@ static kron_status compile(struct session *s, struct net *net)
 
 static bool same_key(const struct net_key *a, const struct net_key *b)
 {
-    return a->kind == b->kind && a->n == b->n && a->h == b->h && a->w == b->w &&
+    return a->kind == b->kind && a->part == b->part && a->n == b->n && a->h == b->h && a->w == b->w &&
            a->tokens == b->tokens && a->taps == b->taps;
 }
 

@@ -391,7 +391,7 @@ static void the_shipped_models_buffers(void **state)
     unet_graph(&g, &m.unet, 1, 32, 32, 77, false);
     planned(&g, "unet, one half", 2360320);
     gr_init(&g, "vae decoder");
-    vae_decode_graph(&g, &m.vae, 1, 32, 32);
+    vae_decode_graph(&g, &m.vae, VAE_WHOLE, 1, 32, 32);
     planned(&g, "vae decoder, 256x256", 33620480);
     gr_init(&g, "text encoder");
     clip_graph(&g, &m.te[0], 2, 1, 0, false);
