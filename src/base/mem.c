@@ -37,15 +37,19 @@ bool size_mul(size_t a, size_t b, size_t *out)
     return !__builtin_mul_overflow(a, b, out);
 }
 
-kron_status mem_alloc(void **out, size_t bytes, const char *what)
+kron_status mem_alloc_raw(void **out, size_t bytes, const char *what)
 {
-    void *p;
-
     *out = NULL;
     /* aligned_alloc() wants whole multiples: AddressSanitizer would miss a step over the end. */
-    if (must_fail() || posix_memalign(&p, ALIGN, bytes > 0 ? bytes : 1) != 0)
+    if (must_fail() || posix_memalign(out, ALIGN, bytes > 0 ? bytes : 1) != 0)
         return err_set(KRON_ERR_MEMORY, "out of memory: %.1f MB for %s", (double)bytes / 1e6, what);
-    *out = memset(p, 0, bytes);
+    return KRON_OK;
+}
+
+kron_status mem_alloc(void **out, size_t bytes, const char *what)
+{
+    KRON_TRY(mem_alloc_raw(out, bytes, what));
+    memset(*out, 0, bytes);
     return KRON_OK;
 }
 

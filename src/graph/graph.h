@@ -75,6 +75,7 @@ struct gr_op {
     const struct layer *layer2; /* embed: the position table */
     enum gr_act act;
     enum gr_route route;
+    bool pages; /* its weight lies in a mapped file, whose pages are given back when it has run */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
     int groups;                                       /* group_norm, norm_stats */

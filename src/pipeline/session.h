@@ -152,9 +152,10 @@ kron_status net_get(struct session *s, const struct net_key *key, struct net **o
 kron_status net_write(struct net *net, const char *name, const void *data, int64_t n);
 kron_status net_read(struct net *net, const char *name, float *data, int64_t n);
 kron_status net_run(struct session *s, struct net *net);
-/* Drops planned graphs of one kind, to give their memory back. */
-void nets_drop(struct session *s, enum net_kind kind);
+/* Drops all planned graphs. */
 void nets_drop_all(struct session *s);
+/* Gives pages of the mapped files back that hold weights of a part, where memory is short. */
+void session_done_with(struct session *s, enum layer_part part);
 /* Bytes that the compute buffer of one part may take. */
 size_t session_room(const struct session *s);
 /* Bytes of the compute buffer that a net of this key would take, without making it. */

@@ -26,6 +26,8 @@ struct be_weights {
     const struct layer_table *table;
     const struct delta_set *set;
     struct kept *kept; /* by layer id */
+    char *work;        /* the compute buffer of all plans; NULL: given back */
+    size_t work_bytes; /* of the largest */
 };
 
 /* A delta as an op applies it. Its factors D go into the weight's rows or are applied to
@@ -77,7 +79,7 @@ struct be_plan {
     struct arena mem; /* of what compiling leaves */
     struct cpu_op *ops;
     const float *merge_strengths; /* while compiling */
-    char *arena, *scratch;
+    char *arena, *scratch; /* in a run: parts of weights->work */
     size_t scratch_bytes;
 };
 
@@ -118,6 +120,9 @@ extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm
 kron_status weights_create(struct be_device *d, const struct layer_table *table,
                            const struct delta_set *set, struct be_weights **out);
 void weights_free(struct be_weights *w);
+void weights_trim(struct be_weights *w);
+/* A compute buffer of so many bytes at least, for every run from now on. */
+kron_status weights_reserve(struct be_weights *w, size_t bytes);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
 /* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
