@@ -149,7 +149,9 @@ static void compare(const struct delta_set *set)
     assert_true(bands.n_ops > 2 * whole.n_ops);
     float *a = run(&whole, set, x), *b = run(&bands, set, x);
     double d = distance(b, a, 4 * H * W * 4);
-    if (!(d < 1e-6))
+    /* Bands cut a 3x3 convolution's tiles of 4x4 pixels elsewhere; such a layer rounds to 1.5e-6
+     * (winograd_tmpl.h), and there are four in each of the two runs. */
+    if (!(d < 1.5e-6 * sqrt(8)))
         fail_msg("relative distance %.3g", d);
     free(x);
     free(a);
