@@ -62,17 +62,19 @@ typedef struct kron_model_params {
     const char *backend;         /* "cpu", "ref" (slow, plain C); NULL: the best there is */
     int n_threads;               /* workers on the CPU; 0: one per core */
     kron_prediction prediction;
-    /* Other storage of the layers' weights than the files': converted once, by all workers, into
-     * memory of the model; biases and norms stay. Adapters act on it as on any other type. */
+    /* Other storage of the layers' weights than the files': converted by all workers when a network
+     * is first used, into memory of the model; biases and norms stay. Adapters act on it as on any
+     * other type. Numbers that the type cannot hold fail that first job: KRON_ERR_ARGUMENT. */
     kron_type type;              /* KEEP: as the files have them */
     const char *type_rules;      /* "pattern=type,pattern=type": extended regular expressions over
                                     names of tensors, the first that is found in a name tells its
                                     type in place of `type`; NULL: none */
     const char *importance;      /* file of kron_model_save_importance(): which input channels
                                     block types must keep best; NULL: all alike */
-    const char *quant_cache;     /* folder where converted weights are kept as a file that is
-                                    mapped the next time; known by the files' paths, devices,
-                                    inodes, sizes and times of change, type and rules; NULL: none */
+    const char *quant_cache;     /* folder where what was converted is kept, when the model is
+                                    closed, as a file that is mapped the next time; known by the
+                                    files' paths, devices, inodes, sizes and times of change, type
+                                    and rules; NULL: none */
     int collect_importance;      /* nonzero: see kron_model_save_importance(); a little slower */
 } kron_model_params;
 

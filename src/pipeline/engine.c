@@ -75,10 +75,9 @@ void engine_close(struct engine *e)
     cache_free(&e->adapters);
     adapter_names_free(&e->names);
     tok_free(&e->tokenizer);
+    engine_quantise_end(e);
     be_close(&e->device);
     model_free(&e->model);
-    arena_free(&e->quantised);
-    st_close(&e->quantised_file);
     importance_free(&e->importance);
     pthread_mutex_destroy(&e->importance_lock);
 }

@@ -168,6 +168,7 @@ static kron_status compile(struct session *s, struct net *net)
 
     build(s, &net->key, &net->g);
     KRON_TRY(gr_plan(&net->g));
+    KRON_TRY(engine_make_weights(s->e, &net->g));
     if (set != NULL)
         KRON_TRY(be_measure(s->e->device));
     if (computes_int8(s, &net->key))

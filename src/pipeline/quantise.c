@@ -1,50 +1,42 @@
 /* SPDX-License-Identifier: MIT
- * Weights in another type than their files', made when a model is opened; and the squares of what
- * its linear layers read, which tell which of their channels matter. */
+ * Weights in another type than their files', made when a network first needs them; and the squares
+ * of what its linear layers read, which tell which of their channels matter.
+ *
+ * A layer has its type, and the place of its data, from the opening on; the data come when the first
+ * graph that has it is planned, so that the text encoders run before the UNet is converted, and what
+ * is never used costs nothing. Converting takes all cores: a thread of its own would only take them
+ * from what runs meanwhile. No picture depends on when a layer was made. */
 #include "convert/convert.h"
 #include "pipeline/session.h"
 #include <omp.h>
 #include <string.h>
 
-struct quantising {
-    struct engine *e;
-    const kron_model_params *p;
+struct quantiser {
+    pthread_mutex_t lock; /* of all below, after the opening */
+    struct sd_model *model;
+    struct be_device *device;
     struct type_rules rules;
     struct importance *importance; /* NULL: none */
-    enum dtype *want;              /* by layer */
-    struct str key, path;          /* of the cache; path empty: none */
-    size_t before, after;
+    struct change {
+        bool wanted;
+        struct tensor from; /* in the model's files */
+        void *to;           /* NULL: it is there */
+    } *at; /* by layer */
+    struct arena mem;       /* of converted weights */
+    struct st_file *cached; /* of an earlier run; NULL: none */
+    struct str key, path;   /* of the cache; path empty: none */
+    size_t before, after;   /* bytes converted in this run */
+    double seconds;
 };
 
-static bool changes(const struct quantising *q, int i)
+static enum dtype type_wanted(const struct quantiser *q, const kron_model_params *p,
+                              const struct layer *l)
 {
-    const struct layer *l = q->e->model.layers.at[i];
-
-    return l->kind != LAYER_NORM && q->want[i] != l->weight.type;
+    return l->kind == LAYER_NORM ? l->weight.type
+                                 : type_rules_choose(&q->rules, p->type, &l->weight);
 }
 
-static kron_status plan(struct quantising *q)
-{
-    const struct layer_table *t = &q->e->model.layers;
-
-    KRON_TRY(type_rules_parse(&q->rules, q->p->type_rules));
-    if (q->p->importance != NULL) {
-        KRON_TRY(importance_create(&q->importance));
-        KRON_TRY(importance_read(q->importance, q->p->importance));
-    }
-    KRON_TRY(mem_alloc_n((void **)&q->want, (size_t)t->n, sizeof *q->want, "types of layers"));
-    for (int i = 0; i < t->n; i++) {
-        const struct tensor *w = &t->at[i]->weight;
-        q->want[i] = type_rules_choose(&q->rules, q->p->type, w);
-        if (changes(q, i)) {
-            q->before += w->bytes;
-            q->after += dtype_bytes(q->want[i], tensor_elements(w));
-        }
-    }
-    return KRON_OK;
-}
-
-/* --- the cache: a GGUF with the tensor "ID.NAME" for each layer that changed --- */
+/* --- the cache: a GGUF with the tensor "ID.NAME" for each layer that was converted --- */
 
 static void add_identity(struct str *key, const char *path)
 {
@@ -54,24 +46,24 @@ static void add_identity(struct str *key, const char *path)
              (unsigned long long)id.inode, (long long)id.bytes, (long long)id.changed);
 }
 
-static kron_status make_key(struct quantising *q)
+static kron_status make_key(struct quantiser *q, const kron_model_params *p)
 {
     const struct st_file *f;
 
-    if (q->p->quant_cache == NULL || q->p->quant_cache[0] == '\0')
+    if (p->quant_cache == NULL || p->quant_cache[0] == '\0')
         return KRON_OK;
-    if (!path_is_dir(q->p->quant_cache))
+    if (!path_is_dir(p->quant_cache))
         return err_set(KRON_ERR_IO, "%s: there is no such folder for converted weights",
-                       q->p->quant_cache);
+                       p->quant_cache);
     str_addf(&q->key, "1\n"); /* of this form of key and file */
-    for (int i = 0; (f = store_source(q->e->model.store, i)) != NULL; i++)
+    for (int i = 0; (f = store_source(q->model->store, i)) != NULL; i++)
         add_identity(&q->key, st_path(f));
-    if (q->p->importance != NULL)
-        add_identity(&q->key, q->p->importance);
-    str_addf(&q->key, "%s\n%s\n", dtype_info(dtype_of(q->p->type, DT_BOOL))->name,
-             q->p->type_rules != NULL ? q->p->type_rules : "");
+    if (p->importance != NULL)
+        add_identity(&q->key, p->importance);
+    str_addf(&q->key, "%s\n%s\n", dtype_info(dtype_of(p->type, DT_BOOL))->name,
+             p->type_rules != NULL ? p->type_rules : "");
     KRON_TRY(q->key.status);
-    str_addf(&q->path, "%s/kron-%016llx.gguf", q->p->quant_cache,
+    str_addf(&q->path, "%s/kron-%016llx.gguf", p->quant_cache,
              (unsigned long long)hash_bytes(q->key.s, q->key.len, 0));
     return q->path.status;
 }
@@ -81,51 +73,35 @@ static void name_in_cache(const struct layer *l, char *name, size_t size)
     snprintf(name, size, "%d.%s", l->id, l->name);
 }
 
-static const struct tensor *cached(const struct quantising *q, const struct st_file *f, int i)
+/* NULL where there is no such file, or it is not what it should be: then it is made anew. */
+static void open_cache(struct quantiser *q)
 {
-    const struct layer *l = q->e->model.layers.at[i];
+    if (q->path.len == 0 || !path_is_file(q->path.s) || st_open(&q->cached, q->path.s) != KRON_OK)
+        return;
+    const char *key = st_meta(q->cached, "kron.key");
+    if (key == NULL || strcmp(key, q->key.s) != 0)
+        st_close(&q->cached);
+}
+
+/* The layer's weight in the cache, if it is there. */
+static const struct tensor *cached(const struct quantiser *q, const struct layer *l,
+                                   enum dtype type)
+{
     char name[200];
 
+    if (q->cached == NULL)
+        return NULL;
     name_in_cache(l, name, sizeof name);
-    const struct tensor *t = st_find(f, name);
-    bool fits = t != NULL && t->type == q->want[i] && t->n_dims == l->weight.n_dims &&
+    const struct tensor *t = st_find(q->cached, name);
+    bool fits = t != NULL && t->type == type && t->n_dims == l->weight.n_dims &&
                 memcmp(t->dim, l->weight.dim, sizeof t->dim) == 0;
     return fits ? t : NULL;
 }
 
-/* False where there is no such file, or it is not what it should be: then it is made anew. */
-static bool use_cache(struct quantising *q)
+/* All that is there by now, of this run and those before it. */
+static kron_status write_cache(const struct quantiser *q)
 {
-    const struct layer_table *table = &q->e->model.layers;
-    struct st_file *f;
-
-    if (q->path.len == 0 || !path_is_file(q->path.s))
-        return false;
-    bool good = st_open(&f, q->path.s) == KRON_OK;
-    if (!good)
-        return false;
-    const char *key = st_meta(f, "kron.key");
-    good = key != NULL && strcmp(key, q->key.s) == 0;
-    for (int i = 0; i < table->n && good; i++)
-        good = !changes(q, i) || cached(q, f, i) != NULL;
-    for (int i = 0; i < table->n && good; i++) {
-        const struct tensor *t = changes(q, i) ? cached(q, f, i) : NULL;
-        const char *name = table->at[i]->weight.name;
-        if (t == NULL)
-            continue;
-        table->at[i]->weight = *t;
-        table->at[i]->weight.name = name; /* as messages and importance know it */
-    }
-    if (good)
-        q->e->quantised_file = f;
-    else
-        st_close(&f);
-    return good;
-}
-
-static kron_status write_tensors(const struct quantising *q, const bool *changed)
-{
-    const struct layer_table *table = &q->e->model.layers;
+    const struct layer_table *table = &q->model->layers;
     const char *const meta[] = {"kron.key", q->key.s};
     struct arena mem = {0};
     struct tensor *t;
@@ -134,7 +110,7 @@ static kron_status write_tensors(const struct quantising *q, const bool *changed
     KRON_TRY(mem_alloc_n((void **)&t, (size_t)table->n, sizeof *t, "a cache of weights"));
     for (int i = 0; i < table->n; i++) {
         char name[200];
-        if (!changed[i])
+        if (!q->at[i].wanted || q->at[i].to != NULL)
             continue;
         name_in_cache(table->at[i], name, sizeof name);
         t[n] = table->at[i]->weight;
@@ -149,75 +125,142 @@ static kron_status write_tensors(const struct quantising *q, const bool *changed
     return status;
 }
 
-/* --- converting --- */
+/* --- opening --- */
 
-static kron_status convert_layer(struct quantising *q, int i)
+/* Gives a layer its type, and data from the cache or room for them. */
+static kron_status change_type(struct quantiser *q, struct layer *l, enum dtype type)
 {
-    struct tensor *w = &q->e->model.layers.at[i]->weight;
-    size_t bytes = dtype_bytes(q->want[i], tensor_elements(w));
-    void *data = arena_alloc(&q->e->quantised, bytes);
+    struct change *c = &q->at[l->id];
+    const struct tensor *t = cached(q, l, type);
+    const char *name = l->weight.name; /* as messages and importance know it */
 
-    if (data == NULL)
-        return q->e->quantised.status;
-    KRON_TRY(recode(w, q->want[i], q->importance, data));
-    w->data = data;
-    w->bytes = bytes;
-    w->type = q->want[i];
-    w->scale = NULL;
-    return KRON_OK;
-}
-
-static kron_status convert_all(struct quantising *q)
-{
-    int n = q->e->model.layers.n, before = omp_get_max_threads();
-    kron_status status = KRON_OK;
-    bool *changed;
-
-    KRON_TRY(mem_alloc_n((void **)&changed, (size_t)n, sizeof *changed, "types of layers"));
-    if (q->e->device->caps.n_threads > 0)
-        omp_set_num_threads(q->e->device->caps.n_threads);
-    for (int i = 0; i < n && status == KRON_OK; i++) {
-        changed[i] = changes(q, i);
-        status = changed[i] ? convert_layer(q, i) : KRON_OK;
-    }
-    omp_set_num_threads(before);
-    if (status == KRON_OK && q->path.len > 0 && write_tensors(q, changed) != KRON_OK)
-        log_warn("converted weights are not kept: %s", kron_error_detail());
-    mem_free(changed);
-    return status;
-}
-
-static kron_status run(struct quantising *q)
-{
-    double start = clock_seconds();
-
-    KRON_TRY(plan(q));
-    if (q->after == 0)
-        return KRON_OK;
-    KRON_TRY(make_key(q));
-    if (use_cache(q)) {
-        log_info("weights of another type: %.1f MB from %s", (double)q->after / 1e6, q->path.s);
+    *c = (struct change){.wanted = true, .from = l->weight};
+    l->weight.scale = NULL;
+    l->weight.type = type;
+    l->weight.bytes = dtype_bytes(type, tensor_elements(&l->weight));
+    if (t != NULL) {
+        l->weight = *t;
+        l->weight.name = name;
         return KRON_OK;
     }
-    KRON_TRY(convert_all(q));
-    log_info("weights of another type: %.1f MB made of %.1f MB in %.1f s", (double)q->after / 1e6,
-             (double)q->before / 1e6, clock_seconds() - start);
+    c->to = arena_alloc(&q->mem, l->weight.bytes);
+    l->weight.data = c->to;
+    return q->mem.status;
+}
+
+static kron_status start(struct quantiser *q, const kron_model_params *p)
+{
+    const struct layer_table *t = &q->model->layers;
+    size_t all = 0, there = 0;
+
+    KRON_TRY(type_rules_parse(&q->rules, p->type_rules));
+    if (p->importance != NULL) {
+        KRON_TRY(importance_create(&q->importance));
+        KRON_TRY(importance_read(q->importance, p->importance));
+    }
+    KRON_TRY(mem_alloc_n((void **)&q->at, (size_t)t->n, sizeof *q->at, "types of layers"));
+    KRON_TRY(make_key(q, p));
+    open_cache(q);
+    for (int i = 0; i < t->n; i++) {
+        enum dtype type = type_wanted(q, p, t->at[i]);
+        if (type == t->at[i]->weight.type)
+            continue;
+        KRON_TRY(change_type(q, t->at[i], type));
+        all += t->at[i]->weight.bytes;
+        there += q->at[i].to == NULL ? t->at[i]->weight.bytes : 0;
+    }
+    if (all > 0)
+        log_info("weights of another type: %.1f MB, %.1f MB of them from %s", (double)all / 1e6,
+                 (double)there / 1e6, there > 0 ? q->path.s : "an earlier run");
     return KRON_OK;
 }
 
 kron_status engine_quantise(struct engine *e, const kron_model_params *p)
 {
-    struct quantising q = {.e = e, .p = p};
+    void *mem;
 
     if (p->type == KRON_TYPE_KEEP && (p->type_rules == NULL || p->type_rules[0] == '\0'))
         return KRON_OK;
-    kron_status status = run(&q);
-    type_rules_free(&q.rules);
-    importance_free(&q.importance);
-    mem_free(q.want);
-    str_free(&q.key);
-    str_free(&q.path);
+    KRON_TRY(mem_alloc(&mem, sizeof *e->quantiser, "types of weights"));
+    e->quantiser = mem;
+    e->quantiser->model = &e->model;
+    e->quantiser->device = e->device;
+    pthread_mutex_init(&e->quantiser->lock, NULL);
+    return start(e->quantiser, p);
+}
+
+/* --- converting --- */
+
+static kron_status make(struct quantiser *q, const struct layer *l)
+{
+    struct change *c = &q->at[l->id];
+
+    if (c->to == NULL)
+        return KRON_OK;
+    KRON_TRY(recode(&c->from, l->weight.type, q->importance, c->to));
+    q->before += c->from.bytes;
+    q->after += l->weight.bytes;
+    c->to = NULL;
+    return KRON_OK;
+}
+
+static kron_status make_all(struct quantiser *q, const struct graph *g)
+{
+    kron_status status = KRON_OK;
+
+    for (int i = 0; i < g->n_ops && status == KRON_OK; i++) {
+        if (g->ops[i].layer != NULL)
+            status = make(q, g->ops[i].layer);
+        if (status == KRON_OK && g->ops[i].layer2 != NULL)
+            status = make(q, g->ops[i].layer2);
+    }
     return status;
+}
+
+kron_status engine_make_weights(struct engine *e, const struct graph *g)
+{
+    struct quantiser *q = e->quantiser;
+    int before = omp_get_max_threads();
+
+    if (q == NULL)
+        return KRON_OK;
+    pthread_mutex_lock(&q->lock);
+    double start = clock_seconds();
+    size_t after = q->after;
+    if (q->device->caps.n_threads > 0)
+        omp_set_num_threads(q->device->caps.n_threads);
+    kron_status status = make_all(q, g);
+    omp_set_num_threads(before);
+    double seconds = clock_seconds() - start;
+    q->seconds += seconds;
+    if (q->after > after)
+        log_info("%s: weights of another type: %.1f MB made in %.1f s", g->name,
+                 (double)(q->after - after) / 1e6, seconds);
+    pthread_mutex_unlock(&q->lock);
+    return status;
+}
+
+void engine_quantise_end(struct engine *e)
+{
+    struct quantiser *q = e->quantiser;
+
+    if (q == NULL)
+        return;
+    if (q->after > 0)
+        log_info("weights of another type: %.1f MB made of %.1f MB in %.1f s",
+                 (double)q->after / 1e6, (double)q->before / 1e6, q->seconds);
+    if (q->after > 0 && q->path.len > 0 && write_cache(q) != KRON_OK)
+        log_warn("converted weights are not kept: %s", kron_error_detail());
+    type_rules_free(&q->rules);
+    importance_free(&q->importance);
+    arena_free(&q->mem);
+    st_close(&q->cached);
+    mem_free(q->at);
+    str_free(&q->key);
+    str_free(&q->path);
+    pthread_mutex_destroy(&q->lock);
+    mem_free(q);
+    e->quantiser = NULL;
 }
 
 /* --- what linear layers read --- */

@@ -29,9 +29,7 @@ struct engine {
     struct adapter_names *names;
     struct adapter_cache *adapters; /* changes, in its own lock */
     kron_prediction prediction; /* EPS or V */
-    /* Weights that are not in the model's own files: in one of the two. */
-    struct arena quantised;
-    struct st_file *quantised_file;
+    struct quantiser *quantiser; /* weights that are not in the model's own files; NULL: none */
     /* Collected while sessions run; NULL: nothing is. */
     struct importance *importance;
     kron_status importance_status; /* first failure */
@@ -52,6 +50,11 @@ void engine_close(struct engine *e);
 
 /* Gives the layers the types that are asked for. Before anything runs. */
 kron_status engine_quantise(struct engine *e, const kron_model_params *p);
+/* Makes the weights that a graph reads and that are not there yet. Before it is compiled; calls may
+ * come from any thread. */
+kron_status engine_make_weights(struct engine *e, const struct graph *g);
+/* Keeps in the cache folder, if there is one, what was made, and lets go of it. */
+void engine_quantise_end(struct engine *e);
 /* Collects squares of inputs from now on, if asked to. */
 kron_status engine_collect(struct engine *e, const kron_model_params *p);
 kron_status engine_save_importance(struct engine *e, const char *path);

@@ -560,8 +560,9 @@ class Adapters(Case):
         self.assertGreater(difference(self.draw()[3], want[3]), 5)
 
     def test_types_when_converting_and_when_drawing(self):
+        # Merged: other routes follow the measured rates of each run, and round in their own way.
         want, prompt = self.draw(), ("-p", "a cat face <lora:lokr-neon:0.8>", "--lora-model-dir",
-                                     MODELS)
+                                     MODELS, "--lora-apply-mode", "immediately")
         got = self.run_cli("-M", "convert", "-m", MODEL, "-o", "q.gguf", "--type", "Q8_0",
                            "--tensor-type-rules", "attn2=q5_1")
         self.assertEqual(got.returncode, 0, got.stderr)

@@ -137,6 +137,13 @@ static void a_cache_is_mapped_the_next_time(void **state)
     assert_int_equal(kron_model_open(&none, &p), KRON_ERR_ARGUMENT);
 }
 
+static void draw_and_drop(const kron_model_params *p)
+{
+    kron_image image = draw_opened(p, "a cat face");
+
+    kron_image_free(&image);
+}
+
 /* A cached file that is cut short is made again. */
 static void a_damaged_cache_is_made_anew(void **state)
 {
@@ -144,13 +151,11 @@ static void a_damaged_cache_is_made_anew(void **state)
     kron_model_params p = {.model = SHIPPED, .n_threads = 1, .type_rules = "attn1=q4_1",
                            .quant_cache = own};
     struct seen seen = {0};
-    kron_model *m;
 
     (void)state;
     temp_dir_make(own, sizeof own);
     kron_log_set(on_log, &seen);
-    assert_int_equal(kron_model_open(&m, &p), KRON_OK);
-    kron_model_close(&m);
+    draw_and_drop(&p);
     DIR *d = opendir(own);
     char path[8192] = "";
     for (struct dirent *e; (e = readdir(d)) != NULL;)
@@ -158,13 +163,77 @@ static void a_damaged_cache_is_made_anew(void **state)
             snprintf(path, sizeof path, "%s/%s", own, e->d_name);
     closedir(d);
     assert_int_equal(truncate(path, size_of(path) / 2), 0);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(kron_model_open(&m, &p), KRON_OK);
-        kron_model_close(&m);
-    }
+    draw_and_drop(&p);
+    draw_and_drop(&p);
     assert_true(seen.made == 2 && seen.mapped == 1);
     kron_log_set(NULL, NULL);
     temp_dir_remove(own);
+}
+
+/* Opening converts nothing; what a picture to picture needs besides is added to what is kept. */
+static void weights_are_made_when_first_used(void **state)
+{
+    char own[4096];
+    kron_model_params p = {.model = SHIPPED, .n_threads = 1, .type = KRON_TYPE_F32,
+                           .quant_cache = own};
+    struct seen seen = {0};
+    kron_job j = small_job();
+    kron_model *m, *before = model;
+
+    (void)state;
+    temp_dir_make(own, sizeof own);
+    kron_log_set(on_log, &seen);
+    assert_int_equal(kron_model_open(&m, &p), KRON_OK);
+    kron_model_close(&m);
+    assert_true(seen.made == 0 && temp_dir_count(own) == 0);
+    draw_and_drop(&p);
+    assert_true(seen.made == 1 && seen.mapped == 0 && temp_dir_count(own) == 1);
+    j.init_image = &plain; /* the VAE's encoder */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(kron_model_open(&m, &p), KRON_OK);
+        model = m;
+        kron_session *s = new_session(KRON_APPLY_AUTO);
+        kron_image image = draw(s, &j);
+        kron_image_free(&image);
+        kron_session_free(&s);
+        kron_model_close(&m);
+        assert_true(seen.made == 2 && seen.mapped == 1 + i && temp_dir_count(own) == 1);
+    }
+    model = before;
+    kron_log_set(NULL, NULL);
+    temp_dir_remove(own);
+}
+
+static void *draw_first(void *user)
+{
+    kron_job j = small_job();
+    kron_session *s = new_session(KRON_APPLY_AUTO);
+
+    *(kron_image *)user = draw(s, &j);
+    kron_session_free(&s);
+    return NULL;
+}
+
+/* Whoever comes first makes a layer, the others wait for it. */
+static void sessions_share_what_is_made(void **state)
+{
+    kron_model_params p = {.model = SHIPPED, .n_threads = 1, .type = KRON_TYPE_Q8_0};
+    kron_image want = draw_opened(&p, "a cat face"), image[3];
+    kron_model *before = model;
+    pthread_t thread[3];
+
+    (void)state;
+    assert_int_equal(kron_model_open(&model, &p), KRON_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, draw_first, &image[i]), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(pthread_join(thread[i], NULL), 0);
+        assert_true(same(&image[i], &want));
+        kron_image_free(&image[i]);
+    }
+    kron_image_free(&want);
+    kron_model_close(&model);
+    model = before;
 }
 
 /* Parts of several files become one: the VAE of another file, everything else of the first. */
@@ -460,6 +529,8 @@ int main(void)
         cmocka_unit_test(a_type_when_opening_is_that_of_a_file),
         cmocka_unit_test(a_cache_is_mapped_the_next_time),
         cmocka_unit_test(a_damaged_cache_is_made_anew),
+        cmocka_unit_test(weights_are_made_when_first_used),
+        cmocka_unit_test(sessions_share_what_is_made),
         cmocka_unit_test(parts_become_one_file),
         cmocka_unit_test(blocks_that_span_rows_stay_in_the_file),
         cmocka_unit_test(a_stopped_conversion_leaves_nothing),

@@ -9,6 +9,7 @@
 
 enum {
     BLOCK_BYTES = 1 << 20, /* of decoded weight rows */
+    MANY_ROWS = 1024,      /* activations: from here twice that pays, 2 to 5 % of the product */
     TEMP_BYTES = 2 << 20,  /* of products that are not written straight to the output */
     FEW_ROWS = 4,          /* activations: up to here each weight is used as it is decoded */
     FEW_STEP = 8,          /* weight rows that a thread decodes at a time then */
@@ -19,10 +20,11 @@ static int64_t rows_of(struct gr_shape s)
     return s.n * s.h * s.w;
 }
 
-/* Weight rows of a block: a multiple of 16, split evenly. */
-static int64_t block_rows(int64_t out, int64_t k, int threads)
+/* Weight rows of a block for m rows of activations: a multiple of 16, split evenly. */
+static int64_t block_rows(int64_t m, int64_t out, int64_t k, int threads)
 {
-    int64_t most = BLOCK_BYTES / 4 / k, least = 16 * threads < 64 ? 64 : 16 * threads;
+    int64_t most = BLOCK_BYTES / 4 / k * (m < MANY_ROWS ? 1 : 2);
+    int64_t least = 16 * threads < 64 ? 64 : 16 * threads;
 
     most = most < least ? least : most;
     int64_t blocks = (out + most - 1) / most;
@@ -187,7 +189,7 @@ static kron_status linear_compile(struct be_plan *p, struct cpu_op *o)
         o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
     if (few && !deltas)
         return KRON_OK;
-    o->block = block_rows(out, k, p->device->n_threads);
+    o->block = block_rows(m, out, k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(o->block * k) * 4);
     if (!few && (o->by_rows || through))
         take_temp(o, m, o->by_rows ? out : o->block);
@@ -219,13 +221,15 @@ static void geglu_block(const struct cpu_call *c, const struct delta_ranks *rank
     int64_t m = rows_of(c->xs), k = o->w.k, half = c->ys.c, chunk = o->temp_floats / (2 * n);
     float *mem = cpu_scratch(c, o->block_at), *temp = cpu_scratch(c, o->temp_at);
     const float *wv = block_of(c, col, n, mem);
-    const float *wg = block_of(c, half + col, n, mem + o->block * k);
+    const float *wg = block_of(c, half + col, n, mem + n * k);
+    bool apart = wg != wv + n * k; /* else one product for both */
 
     for (int64_t at = 0; at < m; at += chunk) {
         int64_t rows = m - at < chunk ? m - at : chunk;
         const float *x = c->x[0] + at * k;
-        onednn_gemm(true, rows, n, k, 1, x, k, wv, k, 0, temp, 2 * n);
-        onednn_gemm(true, rows, n, k, 1, x, k, wg, k, 0, temp + n, 2 * n);
+        onednn_gemm(true, rows, apart ? n : 2 * n, k, 1, x, k, wv, k, 0, temp, 2 * n);
+        if (apart)
+            onednn_gemm(true, rows, n, k, 1, x, k, wg, k, 0, temp + n, 2 * n);
         delta_add_ranks(ranks, at, rows, col, n, temp, 2 * n);
         delta_add_ranks(ranks, at, rows, half + col, n, temp + n, 2 * n);
         gate(c, c->y + at * half, temp, temp + n, 2 * n, bias, rows, col, n);
@@ -281,7 +285,7 @@ static kron_status geglu_compile(struct be_plan *p, struct cpu_op *o)
     if (!o->has_bias)
         o->bias_at = cpu_take(o, (size_t)l->out * 4);
     take_threads(p, o, 0);
-    o->block = block_rows(l->out / 2, 2 * k, p->device->n_threads);
+    o->block = block_rows(m, l->out / 2, 2 * k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(2 * o->block * k) * 4);
     take_temp(o, m, deltas ? l->out : 2 * o->block);
     if (deltas)
