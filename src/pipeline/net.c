@@ -59,7 +59,7 @@ static bool is_mapped(const struct engine *e, const struct layer *l)
     for (int i = 0; (f = store_source(e->model.store, i)) != NULL; i++)
         if (st_maps(f, l->weight.data))
             return true;
-    return e->quantised_file != NULL && st_maps(e->quantised_file, l->weight.data);
+    return engine_quantised_maps(e, l->weight.data);
 }
 
 /* Weights stay in memory while they fit beside the buffer, the first ones of the graph; the others

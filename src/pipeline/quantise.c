@@ -240,6 +240,12 @@ kron_status engine_make_weights(struct engine *e, const struct graph *g)
     return status;
 }
 
+bool engine_quantised_maps(const struct engine *e, const void *data)
+{
+    return e->quantiser != NULL && e->quantiser->cached != NULL &&
+           st_maps(e->quantiser->cached, data);
+}
+
 void engine_quantise_end(struct engine *e)
 {
     struct quantiser *q = e->quantiser;

@@ -55,6 +55,8 @@ kron_status engine_quantise(struct engine *e, const kron_model_params *p);
 kron_status engine_make_weights(struct engine *e, const struct graph *g);
 /* Keeps in the cache folder, if there is one, what was made, and lets go of it. */
 void engine_quantise_end(struct engine *e);
+/* True if a converted weight lies in the mapped cache of an earlier run. */
+bool engine_quantised_maps(const struct engine *e, const void *data);
 /* Collects squares of inputs from now on, if asked to. */
 kron_status engine_collect(struct engine *e, const kron_model_params *p);
 kron_status engine_save_importance(struct engine *e, const char *path);
