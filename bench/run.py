@@ -114,7 +114,9 @@ def quality(args, arch, size):
     model = ROOT / "models/emoji-sd.safetensors"
     if arch != "emoji":
         model = f"{args.cache}/{arch}-model.safetensors"
-    text = run([str(QUALITY), str(model), "--size", size])
+    pictures = ["--prompt", "a cat face", "--prompt", "a red car"] if arch == "emoji" else []
+    text = run([str(QUALITY), str(model), "--size", size, "--threads", str(args.threads),
+                *pictures])
     print("\n".join(f"        {line}" for line in text.splitlines()))
     errors = [float(e) / 100 for e in re.findall(r"relative error ([\d.]+) %", text)]
     psnr = [float(e) for e in re.findall(r"PSNR +([\d.]+) dB +(?!mean)", text)]
@@ -165,6 +167,8 @@ def full_steps():
     yield "picture", picture, ()
     yield "picture int8", picture, ("int8",)
     yield "quality", quality, ("emoji", "256")
+    for arch in ("sd15", "sdxl"):
+        yield f"quality {arch}", quality, (arch, "512")
     for size in SIZES:
         yield f"vae {size}", turns, ("vae", "sd15", size, ["kron", "diffusers"], 3)
         for arch in ("sd15", "sdxl"):
