@@ -154,6 +154,7 @@ def quick_steps():
     for arch in ("sdxl", "sd15"):
         yield (f"sdcpp {arch} 512", turns,
                ("unet", arch, "512", ["kron", "sdcpp"], {"kron": 3, "sdcpp": 1}))
+    yield "sdcpp sdxl 1024", turns, ("unet", "sdxl", "1024", ["kron", "sdcpp"], 1)
     yield "buffer sdxl 1024x1536", turns, ("unet", "sdxl", "1024x1536", ["kron"], 1)
 
 
