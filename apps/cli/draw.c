@@ -175,7 +175,8 @@ static void fill_job(struct run *r)
     job->mask = r->mask.pixels != NULL ? &r->mask : NULL;
     job->strength = (float)o->strength;
     job->vae_tiling = o->vae_tiling;
-    job->vae_tile = o->vae_tile;
+    job->vae_tile_width = o->vae_tile;
+    job->vae_tile_height = o->vae_tile;
     job->vae_tile_overlap = (float)o->vae_overlap;
     job->preview_interval = o->preview != PREVIEW_NONE ? o->preview_interval : 0;
     job->preview_vae = o->preview == PREVIEW_VAE;

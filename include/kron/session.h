@@ -172,8 +172,10 @@ typedef struct kron_job {
     const kron_image *init_image; /* image to image; NULL: text to image. RGB, scaled if needed */
     const kron_image *mask;      /* inpainting: white is redrawn. Grey; needs init_image */
     float strength;              /* share of the steps that image to image runs, 0..1 */
-    int vae_tiling;              /* nonzero: the VAE runs in tiles, less memory */
-    int vae_tile;                /* side of a tile in latent pixels; 0: 32 */
+    int vae_tiling;              /* nonzero: the VAE runs in tiles, less memory; 0: only where its
+                                    buffers would not fit half of max_memory */
+    int vae_tile_width;          /* of a tile in latent pixels; 0: 32, or what fits */
+    int vae_tile_height;
     float vae_tile_overlap;      /* share of a tile, 0..0.5 */
     int preview_interval;        /* steps between previews in progress; 0: none */
     int preview_vae;             /* nonzero: previews through the VAE instead of a projection */

@@ -90,6 +90,12 @@ void be_weights_free(struct be_device *d, struct be_weights **w)
     *w = NULL;
 }
 
+void be_weights_trim(struct be_device *d, struct be_weights *w)
+{
+    if (w != NULL)
+        d->fns->weights_trim(w);
+}
+
 kron_status be_plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
                            const float *strengths, struct be_plan **out)
 {

@@ -6,6 +6,9 @@
  *
  *   driver.open -> weights_create -> plan_create (once per graph) -> plan_run (every step)
  *
+ * Plans made with the same weights share one compute buffer, as large as the largest needs: they
+ * run one at a time, and nothing but bindings and weights lasts from one run to the next.
+ *
  * weights_create holds what stays on the device as long as a set of adapters does: uploaded base
  * weights and factors, merged weights. plan_create chooses kernels, library algorithms and
  * scratch; plan_run neither allocates, chooses nor asks. Strengths are arguments of plan_run. */
@@ -65,6 +68,8 @@ struct be_fns {
     kron_status (*weights_create)(struct be_device *d, const struct layer_table *table,
                                   const struct delta_set *set, struct be_weights **out);
     void (*weights_free)(struct be_weights *w);
+    /* Gives the compute buffer back until the next run. */
+    void (*weights_trim)(struct be_weights *w);
 
     /* Compiles a planned graph, routes chosen. The graph must outlive the plan. Layers of merged
      * route get their merged weight here, for the strengths given; it is kept in `w` and made
@@ -120,6 +125,7 @@ kron_status be_buf_read(struct be_buf *b, size_t at, void *dst, size_t n);
 kron_status be_weights_create(struct be_device *d, const struct layer_table *table,
                               const struct delta_set *set, struct be_weights **out);
 void be_weights_free(struct be_device *d, struct be_weights **w);
+void be_weights_trim(struct be_device *d, struct be_weights *w);
 /* Also checks that every operation is supported and names the first that is not. */
 kron_status be_plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
                            const float *strengths, struct be_plan **out);

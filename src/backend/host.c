@@ -43,5 +43,7 @@ float *host_value(const struct graph *g, gr_ref v, void *arena, struct be_buf *c
     if (v == GR_NONE)
         return NULL;
     x = &g->values[v];
-    return x->bind >= 0 ? bind[x->bind]->host : (void *)((char *)arena + x->offset);
+    const struct gr_value *root = &g->values[gr_root(g, v)];
+    char *first = root->bind >= 0 ? bind[root->bind]->host : (char *)arena + root->offset;
+    return (void *)(first + x->row * x->shape.w * x->shape.c * 4);
 }

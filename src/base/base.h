@@ -41,6 +41,8 @@ _Noreturn void assert_fail(const char *cond, const char *file, int line);
 /* All allocation of the library. Memory is zeroed and aligned to 64 bytes. 0 bytes give a
  * valid pointer. On failure: KRON_ERR_MEMORY, naming `what` and the size. */
 kron_status mem_alloc(void **out, size_t bytes, const char *what);
+/* The same with anything in it: memory that is large and written before it is read. */
+kron_status mem_alloc_raw(void **out, size_t bytes, const char *what);
 /* As mem_alloc for n elements of `size` bytes, refusing an overflowing product. */
 kron_status mem_alloc_n(void **out, size_t n, size_t size, const char *what);
 /* n floats; n is a count of our own, never negative. */
@@ -125,6 +127,11 @@ struct mapped_file {
 };
 kron_status map_open(struct mapped_file *f, const char *path);
 void map_close(struct mapped_file *f); /* {0} is fine */
+/* For bytes of a mapped file, and only those. Hints: neither can fail. Gives their pages back, so
+ * that they count as this process's no more; the next reader finds them in the system's cache of
+ * files, or on the disk. And the reverse: has them read while something else is computed. */
+void map_release(const void *p, size_t bytes);
+void map_fetch(const void *p, size_t bytes);
 
 bool path_is_dir(const char *path);
 bool path_is_file(const char *path);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Files: mapped for reading, written whole or not at all. */
+#define _DEFAULT_SOURCE /* madvise */
 #include "base/base.h"
 #include <dirent.h>
 #include <errno.h>
@@ -69,6 +70,24 @@ void map_close(struct mapped_file *f)
         munmap((void *)(uintptr_t)f->data, f->bytes);
     mem_free(f->path);
     memset(f, 0, sizeof *f);
+}
+
+static void advise(const void *p, size_t bytes, int advice)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page;
+
+    if (bytes > 0)
+        madvise((void *)from, (uintptr_t)p + bytes - from, advice);
+}
+
+void map_release(const void *p, size_t bytes)
+{
+    advise(p, bytes, MADV_DONTNEED);
+}
+
+void map_fetch(const void *p, size_t bytes)
+{
+    advise(p, bytes, MADV_WILLNEED);
 }
 
 bool path_is_dir(const char *path)

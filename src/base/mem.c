@@ -43,18 +43,23 @@ bool size_mul(size_t a, size_t b, size_t *out)
     return !__builtin_mul_overflow(a, b, out);
 }
 
-kron_status mem_alloc(void **out, size_t bytes, const char *what)
+kron_status mem_alloc_raw(void **out, size_t bytes, const char *what)
 {
     size_t align = bytes >= LARGE ? LARGE_PAGE : ALIGN;
-    void *p;
 
     *out = NULL;
     /* aligned_alloc() wants whole multiples: AddressSanitizer would miss a step over the end. */
-    if (must_fail() || posix_memalign(&p, align, bytes > 0 ? bytes : 1) != 0)
+    if (must_fail() || posix_memalign(out, align, bytes > 0 ? bytes : 1) != 0)
         return err_set(KRON_ERR_MEMORY, "out of memory: %.1f MB for %s", (double)bytes / 1e6, what);
     if (bytes >= LARGE) /* a hint: scratch is read in many streams, each in pages of its own */
-        (void)madvise(p, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
-    *out = memset(p, 0, bytes);
+        (void)madvise(*out, bytes / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
+    return KRON_OK;
+}
+
+kron_status mem_alloc(void **out, size_t bytes, const char *what)
+{
+    KRON_TRY(mem_alloc_raw(out, bytes, what));
+    memset(*out, 0, bytes);
     return KRON_OK;
 }
 

@@ -27,6 +27,8 @@ kron_status st_open(struct st_file **out, const char *path);
 kron_status st_open_memory(struct st_file **out, const void *data, size_t bytes, const char *name);
 void st_close(struct st_file **f);
 const char *st_path(const struct st_file *f);
+/* True if p points into the mapping: not into memory of the file's own or of a caller. */
+bool st_maps(const struct st_file *f, const void *p);
 int64_t st_count(const struct st_file *f);
 const struct tensor *st_at(const struct st_file *f, int64_t i); /* in the order of their data */
 const struct tensor *st_find(const struct st_file *f, const char *name); /* NULL if absent */

@@ -141,6 +141,13 @@ const char *st_path(const struct st_file *f)
     return f->path;
 }
 
+bool st_maps(const struct st_file *f, const void *p)
+{
+    uintptr_t first = (uintptr_t)f->map.data, at = (uintptr_t)p;
+
+    return f->map.data != NULL && at >= first && at < first + f->map.bytes;
+}
+
 int64_t st_count(const struct st_file *f)
 {
     return f->n;

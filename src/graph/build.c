@@ -64,7 +64,8 @@ static gr_ref add_value(struct graph *g, struct gr_shape shape, enum gr_type typ
         return GR_NONE;
     g->values = list;
     g->values[g->n_values] = (struct gr_value){
-        .shape = shape, .type = type, .role = GR_TEMP, .bind = -1, .name = "", .offset = -1};
+        .shape = shape, .type = type, .role = GR_TEMP, .bind = -1, .name = "", .base = GR_NONE,
+        .over = GR_NONE, .offset = -1};
     return g->n_values++;
 }
 
@@ -155,6 +156,58 @@ int gr_bind(const struct graph *g, const char *name)
     return -1;
 }
 
+/* --- values in parts --- */
+
+gr_ref gr_root(const struct graph *g, gr_ref v)
+{
+    return v != GR_NONE && g->values[v].base != GR_NONE ? g->values[v].base : v;
+}
+
+gr_ref gr_whole(struct graph *g, struct gr_shape shape)
+{
+    return add_value(g, shape, GR_F32);
+}
+
+/* Whether rows [row, row + n) of v are there, and one behind the other in memory. */
+static bool rows_fit(struct graph *g, gr_ref v, gr_ref part, int64_t row, int64_t n)
+{
+    struct gr_shape s = gr_shape_of(g, v);
+
+    return expect(g, s.n == 1 && row >= 0 && n > 0 && row + n <= s.h, "part", NULL, v, part);
+}
+
+void gr_put(struct graph *g, gr_ref part, gr_ref whole, int64_t row)
+{
+    struct gr_shape s = gr_shape_of(g, whole), p = gr_shape_of(g, part);
+
+    if (!rows_fit(g, whole, part, row, p.h) ||
+        !expect(g, p.n == 1 && p.w == s.w && p.c == s.c, "part", NULL, whole, part))
+        return;
+    g->values[part].base = gr_root(g, whole);
+    g->values[part].row = g->values[whole].row + row;
+}
+
+gr_ref gr_rows(struct graph *g, gr_ref v, int64_t row, int64_t n)
+{
+    struct gr_shape s = gr_shape_of(g, v);
+
+    if (!rows_fit(g, v, v, row, n))
+        return GR_NONE;
+    s.h = n;
+    gr_ref rows = add_value(g, s, g->values[v].type);
+    if (rows == GR_NONE)
+        return GR_NONE;
+    g->values[rows].base = gr_root(g, v);
+    g->values[rows].row = g->values[v].row + row;
+    return rows;
+}
+
+void gr_over(struct graph *g, gr_ref v, gr_ref x)
+{
+    if (g->status == KRON_OK)
+        g->values[v].over = gr_root(g, x);
+}
+
 gr_ref gr_linear(struct graph *g, gr_ref x, const struct layer *l, enum gr_act act,
                  gr_ref residual)
 {
@@ -231,6 +284,19 @@ gr_ref gr_conv(struct graph *g, gr_ref x, const struct layer *l, int stride, gr_
     return add_conv(g, op, vec, residual);
 }
 
+gr_ref gr_conv_band(struct graph *g, gr_ref x, const struct layer *l, int above, int below,
+                    gr_ref residual)
+{
+    struct gr_op op = new_op(OP_CONV2D, x);
+
+    op.layer = l;
+    op.stride = 1;
+    op.pad_top = above;
+    op.pad_bottom = below;
+    op.pad_left = op.pad_right = l->kw / 2;
+    return add_conv(g, op, GR_NONE, residual);
+}
+
 gr_ref gr_conv_down_asym(struct graph *g, gr_ref x, const struct layer *l)
 {
     struct gr_op op = new_op(OP_CONV2D, x);
@@ -252,6 +318,33 @@ gr_ref gr_group_norm(struct graph *g, gr_ref x, const struct layer *l, int group
     op.layer = l;
     op.groups = groups;
     op.eps = eps;
+    op.act = act;
+    return add_op(g, op, s);
+}
+
+gr_ref gr_norm_stats(struct graph *g, gr_ref x, int groups, float eps)
+{
+    struct gr_op op = new_op(OP_NORM_STATS, x);
+    struct gr_shape s = gr_shape_of(g, x);
+
+    if (!expect(g, groups > 0 && s.c % groups == 0, "group norm", NULL, x, GR_NONE))
+        return GR_NONE;
+    op.groups = groups;
+    op.eps = eps;
+    return add_op(g, op, (struct gr_shape){s.n, 1, 2, s.c});
+}
+
+gr_ref gr_norm_apply(struct graph *g, gr_ref x, gr_ref stats, const struct layer *l,
+                     enum gr_act act)
+{
+    struct gr_op op = new_op(OP_NORM_APPLY, x);
+    struct gr_shape s = gr_shape_of(g, x), t = gr_shape_of(g, stats);
+
+    if (!expect(g, s.c == l->out, "group norm", l, x, GR_NONE) ||
+        !expect(g, t.n == s.n && t.h * t.w == 2 && t.c == s.c, "group norm", NULL, x, stats))
+        return GR_NONE;
+    op.in[1] = stats;
+    op.layer = l;
     op.act = act;
     return add_op(g, op, s);
 }

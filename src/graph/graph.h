@@ -27,7 +27,10 @@ struct gr_value {
     enum gr_role role;
     int bind;         /* inputs and outputs: index into the bindings of a run */
     const char *name; /* inputs and outputs; "" otherwise */
-    /* Written by gr_plan(): first byte in the arena; -1 for inputs and outputs. */
+    gr_ref base;      /* these are rows of that value, from `row` on; GR_NONE: its own */
+    int64_t row;
+    gr_ref over;      /* may lie over the first bytes of that value (gr_over); or GR_NONE */
+    /* Written by gr_plan(): first byte in the arena; -1 for inputs, outputs and their rows. */
     int64_t offset;
 };
 
@@ -36,6 +39,8 @@ struct gr_value {
     X(GEGLU, "geglu")           /* in: x          y = (W x + b)[:C] * gelu((W x + b)[C:])  */ \
     X(CONV2D, "conv2d")         /* in: x, residual?, vec?    y = conv(x) + b + vec + res   */ \
     X(GROUP_NORM, "group_norm") /* in: x                        then act                   */ \
+    X(NORM_STATS, "norm_stats") /* in: x       mean, 1 / deviation of groups [n, 1, 2, c]   */ \
+    X(NORM_APPLY, "norm_apply") /* in: x, stats                then act                   */ \
     X(LAYER_NORM, "layer_norm") /* in: x                                                   */ \
     X(ATTENTION, "attention")   /* in: q, k, v                                             */ \
     X(ACT, "act")               /* in: x                                                   */ \
@@ -76,10 +81,11 @@ struct gr_op {
     enum gr_compute compute; /* linear, geglu, 1x1 conv2d */
     bool trunk;              /* linear: what residuals add to passes through it */
     bool keep;               /* COMPUTE_INT8: its weight may stay in memory, one byte a number */
+    bool pages; /* its weight lies in a mapped file, whose pages are given back when it has run */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
-    int groups;                                       /* group_norm */
-    float eps;                                        /* norms */
+    int groups;                                       /* group_norm, norm_stats */
+    float eps;                                        /* norms but norm_apply */
     int heads;                                        /* attention */
     bool causal;                                      /* attention */
     int dim;                                          /* timestep: width of one number */
@@ -122,9 +128,17 @@ gr_ref gr_geglu(struct graph *g, gr_ref x, const struct layer *l);
  * its sample. A 1x1 layer becomes a linear operation. */
 gr_ref gr_conv(struct graph *g, gr_ref x, const struct layer *l, int stride, gr_ref vec,
                gr_ref residual);
+/* Stride 1; above and below x only so many rows of zeros, at its sides kw / 2. */
+gr_ref gr_conv_band(struct graph *g, gr_ref x, const struct layer *l, int above, int below,
+                    gr_ref residual);
 /* The VAE encoder's downsampling: stride 2, one zero row below and one column to the right. */
 gr_ref gr_conv_down_asym(struct graph *g, gr_ref x, const struct layer *l);
 gr_ref gr_group_norm(struct graph *g, gr_ref x, const struct layer *l, int groups, float eps,
+                     enum gr_act act);
+/* A group norm in two steps, so that rows of x can be normalised by themselves: stats [n, 1, 2, c]
+ * are the mean and 1 / sqrt(variance + eps) of each channel's group. */
+gr_ref gr_norm_stats(struct graph *g, gr_ref x, int groups, float eps);
+gr_ref gr_norm_apply(struct graph *g, gr_ref x, gr_ref stats, const struct layer *l,
                      enum gr_act act);
 gr_ref gr_layer_norm(struct graph *g, gr_ref x, const struct layer *l, float eps);
 /* softmax(q k' / sqrt(c / heads)) v per head; q[n, .., c], k and v[n, .., c] of one token count.
@@ -142,6 +156,33 @@ gr_ref gr_embed(struct graph *g, gr_ref ids, gr_ref extra, const struct layer *t
 /* Sinusoidal embedding of each of the m numbers of t[n, 1, 1, m]: [cos, sin], frequencies
  * exp(-ln(10000) i / (dim / 2)) (Ho et al. 2020, in the order that Stable Diffusion uses). */
 gr_ref gr_timestep(struct graph *g, gr_ref t, int dim);
+
+/* --- values in parts, of one sample (n = 1) --- */
+
+/* A value that gr_put() fills; every row of it must be put before it is read. */
+gr_ref gr_whole(struct graph *g, struct gr_shape shape);
+/* Makes `part`, which an operation just gave, rows [row, row + its h) of `whole`. */
+void gr_put(struct graph *g, gr_ref part, gr_ref whole, int64_t row);
+/* Rows [row, row + n) of v, to read. */
+gr_ref gr_rows(struct graph *g, gr_ref v, int64_t row, int64_t n);
+/* v may be written over x from x's first byte on if nothing reads x after v's last part: whoever
+ * builds the graph promises that no part of v destroys rows of x that a later part needs. */
+void gr_over(struct graph *g, gr_ref v, gr_ref x);
+/* The value that v is rows of: v itself mostly. */
+gr_ref gr_root(const struct graph *g, gr_ref v);
+
+/* --- operations in bands of rows (bands.c): less memory than a value of the whole picture --- */
+
+/* conv(act(norm(x))) + residual (GR_NONE: none), of stride 1: what the norm gives is only ever
+ * there for a band of rows, where x is large and of one sample. The result lies over the residual,
+ * or, without one and if it fits, over x, where those are not needed any more. */
+gr_ref gr_norm_conv(struct graph *g, gr_ref x, const struct layer *norm, int groups, float eps,
+                    enum gr_act act, const struct layer *conv, gr_ref residual);
+/* The same with statistics that are there already. */
+gr_ref gr_stats_conv(struct graph *g, gr_ref x, gr_ref stats, const struct layer *norm,
+                     enum gr_act act, const struct layer *conv, gr_ref residual);
+/* conv(x of twice the height and width), likewise. */
+gr_ref gr_upsample_conv(struct graph *g, gr_ref x, const struct layer *conv);
 
 const char *gr_op_name(enum gr_op_kind k);
 int64_t gr_elements(struct gr_shape s);

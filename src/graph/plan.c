@@ -4,7 +4,8 @@
  * A value lives from the operation that writes it to the last that reads it. Values are placed
  * largest first, each at the lowest offset where no value with an overlapping life is in the way
  * (greedy by size, Pisarchyk and Lee 2020): within a few percent of the lower bound on UNets.
- * An operation that runs in place shares its input's bytes: both are one block for placement. */
+ * An operation that runs in place shares its input's bytes: both are one block for placement, and
+ * so are a value in parts and the one that it may lie over. */
 #include "graph/graph.h"
 #include <stdlib.h>
 
@@ -18,7 +19,8 @@ struct block {
 };
 
 struct lives {
-    int *first, *last; /* by value */
+    int *first, *last; /* by value; those that are rows of another count as that one */
+    int *done;         /* by value: the last operation that writes to it */
     int *block;        /* by value: index into blocks, -1 for bindings */
     struct block *blocks;
     struct block **order, **near;
@@ -32,6 +34,7 @@ bool gr_op_in_place(const struct gr_op *op, int i)
     case OP_CONV2D:
         return i == 1;
     case OP_GROUP_NORM:
+    case OP_NORM_APPLY:
     case OP_LAYER_NORM:
     case OP_ACT:
         return i == 0;
@@ -45,15 +48,16 @@ bool gr_op_in_place(const struct gr_op *op, int i)
 static void find_lives(const struct graph *g, struct lives *lv)
 {
     for (int v = 0; v < g->n_values; v++)
-        lv->first[v] = lv->last[v] = -1;
+        lv->first[v] = lv->last[v] = lv->done[v] = -1;
     for (int o = 0; o < g->n_ops; o++) {
         const struct gr_op *op = &g->ops[o];
-        lv->first[op->out] = o;
-        if (lv->last[op->out] < o)
-            lv->last[op->out] = o;
+        gr_ref out = gr_root(g, op->out);
+        if (lv->first[out] < 0)
+            lv->first[out] = o;
+        lv->last[out] = lv->done[out] = o;
         for (int i = 0; i < GR_MAX_IN; i++)
             if (op->in[i] != GR_NONE)
-                lv->last[op->in[i]] = o;
+                lv->last[gr_root(g, op->in[i])] = o;
     }
 }
 
@@ -71,7 +75,8 @@ static int dying_input(const struct graph *g, const struct lives *lv, int o)
 
     for (int i = 0; i < GR_MAX_IN; i++) {
         gr_ref v = op->in[i];
-        bool dies = v != GR_NONE && g->values[v].role == GR_TEMP && lv->last[v] == o;
+        bool dies = v != GR_NONE && g->values[v].role == GR_TEMP && lv->last[v] == o &&
+                    g->values[v].base == GR_NONE;
         for (int j = 0; dies && j < GR_MAX_IN; j++) /* not if it is also read as another input */
             dies = j == i || op->in[j] != v;
         if (dies && gr_op_in_place(op, i) &&
@@ -81,15 +86,26 @@ static int dying_input(const struct graph *g, const struct lives *lv, int o)
     return -1;
 }
 
+/* The block that a value in parts may lie over, if it is not needed any more by then. */
+static int block_below(const struct graph *g, const struct lives *lv, gr_ref v)
+{
+    gr_ref x = g->values[v].over;
+
+    if (x == GR_NONE || g->values[x].role != GR_TEMP || lv->last[x] > lv->done[v] ||
+        value_bytes(&g->values[v]) > value_bytes(&g->values[x]))
+        return -1;
+    return lv->block[x];
+}
+
 static void make_blocks(const struct graph *g, struct lives *lv)
 {
     for (int v = 0; v < g->n_values; v++)
         lv->block[v] = -1;
     for (int o = 0; o < g->n_ops; o++) {
-        gr_ref v = g->ops[o].out;
-        if (g->values[v].role != GR_TEMP)
+        gr_ref v = gr_root(g, g->ops[o].out);
+        if (g->values[v].role != GR_TEMP || lv->block[v] >= 0)
             continue;
-        int b = dying_input(g, lv, o);
+        int b = v == g->ops[o].out ? dying_input(g, lv, o) : block_below(g, lv, v);
         if (b < 0) {
             b = lv->n_blocks++;
             lv->blocks[b] = (struct block){o, o, value_bytes(&g->values[v]), 0, v};
@@ -155,6 +171,7 @@ static kron_status alloc_lives(struct lives *lv, struct arena *a, const struct g
 
     lv->first = arena_alloc(a, n * sizeof *lv->first);
     lv->last = arena_alloc(a, n * sizeof *lv->last);
+    lv->done = arena_alloc(a, n * sizeof *lv->done);
     lv->block = arena_alloc(a, n * sizeof *lv->block);
     lv->blocks = arena_alloc(a, n * sizeof *lv->blocks);
     lv->order = arena_alloc(a, n * sizeof *lv->order);
@@ -174,8 +191,11 @@ static void place_all(struct graph *g, struct lives *lv)
         if (lv->order[i]->offset + lv->order[i]->bytes > end)
             end = lv->order[i]->offset + lv->order[i]->bytes;
     }
-    for (int v = 0; v < g->n_values; v++)
-        g->values[v].offset = lv->block[v] < 0 ? -1 : lv->blocks[lv->block[v]].offset;
+    for (int v = 0; v < g->n_values; v++) {
+        struct gr_value *x = &g->values[v];
+        int b = lv->block[gr_root(g, v)];
+        x->offset = b < 0 ? -1 : lv->blocks[b].offset + x->row * x->shape.w * x->shape.c * 4;
+    }
     g->arena_bytes = (size_t)end;
 }
 

@@ -165,6 +165,19 @@ static enum gr_route choose(struct choice *c, const struct delta_list *list,
     return ROUTE_MERGED;
 }
 
+/* Bands of a picture after the first: their layer has its route already. */
+static bool same_as_before(struct graph *g, int o)
+{
+    gr_ref whole = gr_root(g, g->ops[o].out);
+
+    for (int i = o - 1; whole != g->ops[o].out && i >= 0; i--)
+        if (gr_root(g, g->ops[i].out) == whole) {
+            g->ops[o].route = g->ops[i].route;
+            return true;
+        }
+    return false;
+}
+
 void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_apply mode,
                       const struct gr_rates *rates, size_t merge_budget)
 {
@@ -176,9 +189,9 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
             continue;
         struct delta_list list = delta_set_list(set, op->layer);
         op->route = ROUTE_WEIGHT;
-        if (list.n == 0)
+        if (list.n == 0 || same_as_before(g, o))
             continue;
-        struct gr_shape y = g->values[op->out].shape;
+        struct gr_shape y = g->values[gr_root(g, op->out)].shape;
         int64_t rows = y.n * y.h * y.w;
         double all = (double)op->layer->out * (double)layer_k(op->layer);
         struct costs t = costs_of(&list, op->layer, rows, rates);

@@ -53,14 +53,15 @@ bool has_sub(const struct loader *ld, const struct names *base, const char *nati
 
 gr_ref resnet_graph(struct graph *g, gr_ref x, const struct resnet *r, gr_ref time_silu, float eps)
 {
-    gr_ref h = gr_group_norm(g, x, r->norm1, NORM_GROUPS, eps, ACT_SILU);
-    gr_ref vec = GR_NONE;
+    gr_ref skip = x, h, vec = GR_NONE;
 
+    /* First, so that nothing needs x behind its norm, which can then lie over it. */
+    if (r->skip != NULL)
+        skip = gr_conv(g, x, r->skip, 1, GR_NONE, GR_NONE);
+    h = gr_group_norm(g, x, r->norm1, NORM_GROUPS, eps, ACT_SILU);
     if (r->emb != NULL)
         vec = gr_linear(g, time_silu, r->emb, ACT_NONE, GR_NONE);
     h = gr_conv(g, h, r->conv1, 1, vec, GR_NONE);
     h = gr_group_norm(g, h, r->norm2, NORM_GROUPS, eps, ACT_SILU);
-    if (r->skip != NULL)
-        x = gr_conv(g, x, r->skip, 1, GR_NONE, GR_NONE);
-    return gr_conv(g, h, r->conv2, 1, GR_NONE, x);
+    return gr_conv(g, h, r->conv2, 1, GR_NONE, skip);
 }

@@ -115,10 +115,20 @@ const char *arch_name(kron_arch arch);
  * raw prediction. `taps` adds outputs on the way, named as reference/README.md's points. */
 void unet_graph(struct graph *g, const struct unet *u, int64_t n, int64_t h, int64_t w,
                 int64_t tokens, bool taps);
+/* A VAE can be cut where its pictures are smallest and hold `features` [n, h/8, w/8, c], c of
+ * vae_features(): the end on the latent's side, with the attention over the whole picture, and
+ * the large rest, which runs in tiles. A tile's own statistics are not those of the picture, so
+ * its norms take them from inputs "stats0", "stats1", ... [n, 1, 2, channels], which VAE_STATS, the
+ * same on a smaller picture, gives as outputs. */
+enum vae_part { VAE_WHOLE, VAE_ENDS, VAE_STATS, VAE_TILE };
+int64_t vae_features(const struct vae_side *s);
 /* latent[n, h, w, latent_channels], not scaled -> image[n, 8h, 8w, 3] in about [-1, 1]. */
-void vae_decode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w);
-/* image[n, h, w, 3] in [-1, 1] -> moments[n, h/8, w/8, 2 * latent_channels]: mean, log variance. */
-void vae_encode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w);
+void vae_decode_graph(struct graph *g, const struct vae *v, enum vae_part part, int64_t n,
+                      int64_t h, int64_t w);
+/* image[n, h, w, 3] in [-1, 1] -> moments[n, h/8, w/8, 2 * latent_channels]: mean, log variance.
+ * h and w are the picture's in every part. */
+void vae_encode_graph(struct graph *g, const struct vae *v, enum vae_part part, int64_t n,
+                      int64_t h, int64_t w);
 /* ids[n, 1, 77, 1] (int32), extra[1, 1, extra, width] where that is not 0 (rows of ids past the
  * token table) -> context[n, 1, 77, width]: hidden state `skip` from the end, with the
  * final norm where the family has it. `final` adds final[n, 1, 77, width]: last state with the

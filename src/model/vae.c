@@ -142,64 +142,130 @@ kron_status vae_load(struct sd_model *m)
 
 /* --- graphs --- */
 
-static gr_ref middle_graph(struct graph *g, gr_ref x, const struct vae_side *s)
+/* One network being built, and its norms outside the middle, counted. */
+struct walk {
+    struct graph *g;
+    enum vae_part part;
+    int n_stats;
+};
+
+/* silu(norm(x)), then a convolution. */
+static gr_ref norm_conv(struct walk *w, gr_ref x, const struct layer *norm,
+                        const struct layer *conv, gr_ref residual)
 {
+    gr_ref stats;
+    char name[16];
+
+    if (w->part == VAE_WHOLE || w->part == VAE_ENDS)
+        return gr_norm_conv(w->g, x, norm, NORM_GROUPS, eps, ACT_SILU, conv, residual);
+    snprintf(name, sizeof name, "stats%d", w->n_stats++);
+    if (w->part == VAE_STATS) {
+        stats = gr_norm_stats(w->g, x, NORM_GROUPS, eps);
+        gr_output(w->g, stats, name);
+    } else {
+        struct gr_shape s = gr_shape_of(w->g, x);
+        stats = gr_input(w->g, name, GR_F32, (struct gr_shape){s.n, 1, 2, s.c});
+    }
+    return gr_stats_conv(w->g, x, stats, norm, ACT_SILU, conv, residual);
+}
+
+static gr_ref resnet(struct walk *w, gr_ref x, const struct resnet *r)
+{
+    gr_ref skip = x; /* first: what follows may then lie over x */
+
+    if (r->skip != NULL)
+        skip = gr_conv(w->g, x, r->skip, 1, GR_NONE, GR_NONE);
+    return norm_conv(w, norm_conv(w, x, r->norm1, r->conv1, GR_NONE), r->norm2, r->conv2, skip);
+}
+
+static gr_ref middle_graph(struct walk *w, gr_ref x, const struct vae_side *s)
+{
+    struct graph *g = w->g;
     gr_ref n, a;
 
-    x = resnet_graph(g, x, &s->mid1, GR_NONE, eps);
+    x = resnet(w, x, &s->mid1);
     n = gr_group_norm(g, x, s->attn_norm, NORM_GROUPS, eps, ACT_NONE);
     a = gr_attention(g, gr_linear(g, n, s->q, ACT_NONE, GR_NONE),
                      gr_linear(g, n, s->k, ACT_NONE, GR_NONE),
                      gr_linear(g, n, s->v, ACT_NONE, GR_NONE), 1, false);
     x = gr_linear(g, a, s->attn_out, ACT_NONE, x);
-    return resnet_graph(g, x, &s->mid2, GR_NONE, eps);
+    return resnet(w, x, &s->mid2);
 }
 
-static gr_ref level_graph(struct graph *g, gr_ref x, const struct unet_level *lv, bool up)
+static gr_ref levels_graph(struct walk *w, gr_ref x, const struct vae_side *s, bool up)
 {
-    struct gr_shape s;
-
-    for (int j = 0; j < lv->n_blocks; j++)
-        x = resnet_graph(g, x, &lv->blocks[j].res, GR_NONE, eps);
-    if (lv->sample == NULL)
-        return x;
-    if (!up)
-        return gr_conv_down_asym(g, x, lv->sample);
-    s = gr_shape_of(g, x);
-    return gr_conv(g, gr_upsample(g, x, 2 * s.h, 2 * s.w), lv->sample, 1, GR_NONE, GR_NONE);
+    for (int i = 0; i < s->n_levels; i++) {
+        const struct unet_level *lv = &s->level[i];
+        for (int j = 0; j < lv->n_blocks; j++)
+            x = resnet(w, x, &lv->blocks[j].res);
+        if (lv->sample != NULL)
+            x = up ? gr_upsample_conv(w->g, x, lv->sample)
+                   : gr_conv_down_asym(w->g, x, lv->sample);
+    }
+    return x;
 }
 
-static gr_ref end_graph(struct graph *g, gr_ref x, const struct vae_side *s)
+int64_t vae_features(const struct vae_side *s)
 {
-    x = gr_group_norm(g, x, s->norm_out, NORM_GROUPS, eps, ACT_SILU);
-    return gr_conv(g, x, s->conv_out, 1, GR_NONE, GR_NONE);
+    return s->mid2.conv2->out;
 }
 
-void vae_decode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w)
+static void decode_tail(struct walk *w, gr_ref x, const struct vae_side *s)
+{
+    x = levels_graph(w, x, s, true);
+    gr_output(w->g, norm_conv(w, x, s->norm_out, s->conv_out, GR_NONE), "image");
+}
+
+void vae_decode_graph(struct graph *g, const struct vae *v, enum vae_part part, int64_t n,
+                      int64_t h, int64_t w)
 {
     const struct vae_side *s = &v->decoder;
-    gr_ref x = gr_input(g, "latent", GR_F32, (struct gr_shape){n, h, w, v->latent_channels});
+    struct walk wk = {g, part, 0};
+    gr_ref x;
 
+    if (part == VAE_STATS || part == VAE_TILE) {
+        x = gr_input(g, "features", GR_F32, (struct gr_shape){n, h, w, vae_features(s)});
+        decode_tail(&wk, x, s);
+        return;
+    }
+    x = gr_input(g, "latent", GR_F32, (struct gr_shape){n, h, w, v->latent_channels});
     if (s->quant != NULL)
         x = gr_linear(g, x, s->quant, ACT_NONE, GR_NONE);
     x = gr_conv(g, x, s->conv_in, 1, GR_NONE, GR_NONE);
-    x = middle_graph(g, x, s);
-    for (int i = 0; i < s->n_levels; i++)
-        x = level_graph(g, x, &s->level[i], true);
-    gr_output(g, end_graph(g, x, s), "image");
+    x = middle_graph(&wk, x, s);
+    if (part == VAE_ENDS)
+        gr_output(g, x, "features");
+    else
+        decode_tail(&wk, x, s);
 }
 
-void vae_encode_graph(struct graph *g, const struct vae *v, int64_t n, int64_t h, int64_t w)
+static void encode_tail(struct walk *w, gr_ref x, const struct vae_side *s)
+{
+    x = middle_graph(w, x, s);
+    x = norm_conv(w, x, s->norm_out, s->conv_out, GR_NONE);
+    if (s->quant != NULL)
+        x = gr_linear(w->g, x, s->quant, ACT_NONE, GR_NONE);
+    gr_output(w->g, x, "moments");
+}
+
+void vae_encode_graph(struct graph *g, const struct vae *v, enum vae_part part, int64_t n,
+                      int64_t h, int64_t w)
 {
     const struct vae_side *s = &v->encoder;
-    gr_ref x = gr_input(g, "image", GR_F32, (struct gr_shape){n, h, w, 3});
+    struct walk wk = {g, part, 0};
+    gr_ref x;
 
+    if (part == VAE_ENDS) {
+        x = gr_input(g, "features", GR_F32,
+                     (struct gr_shape){n, h / v->factor, w / v->factor, vae_features(s)});
+        encode_tail(&wk, x, s);
+        return;
+    }
+    x = gr_input(g, "image", GR_F32, (struct gr_shape){n, h, w, 3});
     x = gr_conv(g, x, s->conv_in, 1, GR_NONE, GR_NONE);
-    for (int i = 0; i < s->n_levels; i++)
-        x = level_graph(g, x, &s->level[i], false);
-    x = middle_graph(g, x, s);
-    x = end_graph(g, x, s);
-    if (s->quant != NULL)
-        x = gr_linear(g, x, s->quant, ACT_NONE, GR_NONE);
-    gr_output(g, x, "moments");
+    x = levels_graph(&wk, x, s, false);
+    if (part == VAE_WHOLE)
+        encode_tail(&wk, x, s);
+    else
+        gr_output(g, x, "features");
 }

@@ -8,11 +8,10 @@
 static kron_status choose_batch(struct denoise *d)
 {
     struct net_key key = {.kind = NET_UNET, .n = 2, .h = d->h, .w = d->w, .tokens = d->pos->tokens};
-    size_t need, room = d->s->params.max_memory > 0 ? (size_t)d->s->params.max_memory
-                                                    : d->s->e->device->caps.memory_free / 2;
+    size_t need, room = session_room(d->s);
 
     KRON_TRY(net_estimate(d->s, &key, &need));
-    d->both = d->neg != NULL && (room == 0 || need <= room);
+    d->both = d->neg != NULL && need <= room;
     if (d->neg != NULL && !d->both)
         log_info("guidance runs in two calls: both halves at once would need %.1f MB",
                  (double)need / 1e6);

@@ -62,9 +62,11 @@ static kron_status check_job(const struct job *j)
         return err_set(KRON_ERR_ARGUMENT, "strength %g: expected 0 to 1", (double)in->strength);
     if (in->mask != NULL && in->init_image == NULL)
         return err_set(KRON_ERR_ARGUMENT, "a mask needs a start picture");
-    if (!(in->vae_tile_overlap >= 0 && in->vae_tile_overlap <= 0.5f) || in->vae_tile < 0)
-        return err_set(KRON_ERR_ARGUMENT, "VAE tile %d with overlap %g: expected 0 (default) or "
-                       "more, and 0 to 0.5", in->vae_tile, (double)in->vae_tile_overlap);
+    if (!(in->vae_tile_overlap >= 0 && in->vae_tile_overlap <= 0.5f) || in->vae_tile_width < 0 ||
+        in->vae_tile_height < 0)
+        return err_set(KRON_ERR_ARGUMENT, "VAE tile %dx%d with overlap %g: expected 0 (default) or "
+                       "more, and 0 to 0.5", in->vae_tile_width, in->vae_tile_height,
+                       (double)in->vae_tile_overlap);
     return KRON_OK;
 }
 
@@ -85,8 +87,9 @@ static kron_status tell(struct job *j, const char *phase, int step, const kron_i
 
 static struct tiling tiling_of(const struct job *j)
 {
-    struct tiling t = {j->in->vae_tiling != 0, j->in->vae_tile,
-                       (double)j->in->vae_tile_overlap};
+    struct tiling t = {.on = j->in->vae_tiling != 0, .w = j->in->vae_tile_width,
+                       .h = j->in->vae_tile_height,
+                       .overlap = (double)j->in->vae_tile_overlap};
 
     return t;
 }
@@ -196,8 +199,8 @@ static kron_status prepare_text(struct job *j)
     KRON_TRY(tell(j, "text", 0, NULL));
     KRON_TRY(encode_prompts(j->s, &j->positive, guided ? &j->negative : NULL, j->in->embd_dir,
                             j->in->clip_skip, &j->pos, &j->neg));
-    nets_drop(j->s, NET_TE0);
-    nets_drop(j->s, NET_TE1);
+    session_done_with(j->s, PART_TE0);
+    session_done_with(j->s, PART_TE1);
     return denoise_init(&j->denoise, j->s, &j->pos, guided ? &j->neg : NULL, j->in->cfg_scale, j->h,
                         j->w);
 }
@@ -287,7 +290,7 @@ static kron_status prepare_start(struct job *j)
         shrink_mask(j);
     }
     KRON_TRY(prepare_extra(j));
-    nets_drop(j->s, NET_ENCODE);
+    session_done_with(j->s, PART_VAE);
     return KRON_OK;
 }
 
@@ -342,9 +345,11 @@ static kron_status one_picture(struct job *j, kron_image *out)
     struct tiling t = tiling_of(j);
 
     KRON_TRY(sample(j));
+    session_done_with(j->s, PART_UNET);
     KRON_TRY(tell(j, "decoding", 0, NULL));
     KRON_TRY(latent_decode(j->s, j->x, j->h, j->w, &t, j->picture));
     KRON_TRY(image_from_floats(j->picture, j->in->height, j->in->width, out));
+    session_done_with(j->s, PART_VAE);
     if (j->keep != NULL)
         keep_pixels(j, out);
     return KRON_OK;
@@ -377,9 +382,7 @@ kron_status session_generate(struct session *s, const kron_job *job, kron_image 
     kron_status status = prepare(&j);
     for (j.image = 0; status == KRON_OK && j.image < job->batch_count; j.image++)
         status = one_picture(&j, &images[j.image]);
-    /* The VAE's arena is the largest: given back, since the next job begins with text. */
-    nets_drop(s, NET_DECODE);
-    nets_drop(s, NET_ENCODE);
+    be_weights_trim(s->e->device, s->weights); /* plans stay, and are small without it */
     job_free(&j);
     s->busy = false;
     return status;

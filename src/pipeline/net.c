@@ -21,10 +21,10 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
         unet_graph(g, &m->unet, k->n, k->h, k->w, k->tokens, k->taps);
         break;
     case NET_DECODE:
-        vae_decode_graph(g, &m->vae, k->n, k->h, k->w);
+        vae_decode_graph(g, &m->vae, k->part, k->n, k->h, k->w);
         break;
     case NET_ENCODE:
-        vae_encode_graph(g, &m->vae, k->n, k->h, k->w);
+        vae_encode_graph(g, &m->vae, k->part, k->n, k->h, k->w);
         break;
     }
 }
@@ -44,6 +44,71 @@ static bool computes_int8(const struct session *s, const struct net_key *k)
            s->e->device->caps.int8_bits > 0;
 }
 
+/* What a process takes beside weights and compute buffers: code, libraries, headers, pictures. */
+static const size_t other_bytes = 160 << 20;
+
+static size_t take(size_t from, size_t n)
+{
+    return from > n ? from - n : 0;
+}
+
+static bool is_mapped(const struct engine *e, const struct layer *l)
+{
+    const struct st_file *f;
+
+    for (int i = 0; (f = store_source(e->model.store, i)) != NULL; i++)
+        if (st_maps(f, l->weight.data))
+            return true;
+    return e->quantised_file != NULL && st_maps(e->quantised_file, l->weight.data);
+}
+
+/* Weights stay in memory while they fit beside the buffer, the first ones of the graph; the others
+ * come and go. Taking all in turn out would leave none there when the next step begins. Rows of
+ * token tables are few. */
+static void mark_pages(const struct session *s, struct graph *g, size_t buffer)
+{
+    size_t left = take((size_t)s->params.max_memory, buffer + other_bytes), gone = 0;
+    const struct layer *before = NULL;
+
+    for (int o = 0; s->params.max_memory > 0 && o < g->n_ops; o++) {
+        struct gr_op *op = &g->ops[o];
+        const struct layer *l = op->layer;
+        if (l == NULL || op->kind == OP_EMBED || !is_mapped(s->e, l))
+            continue;
+        if (l != before) /* bands follow one another */
+            op->pages = l->weight.bytes > left;
+        left = op->pages || l == before ? left : left - l->weight.bytes;
+        gone += op->pages ? l->weight.bytes : 0;
+        before = l;
+    }
+    if (gone > 0)
+        log_debug("%s: %.1f MB of weights are read anew at each run, to keep within %.1f MB", g->name,
+                  (double)gone / 1e6, (double)s->params.max_memory / 1e6);
+}
+
+static size_t weight_bytes(const struct session *s)
+{
+    const struct layer_table *t = &s->e->model.layers;
+    size_t sum = 0;
+
+    for (int i = 0; i < t->n; i++)
+        sum += t->at[i]->weight.bytes;
+    return sum;
+}
+
+void session_done_with(struct session *s, enum layer_part part)
+{
+    const struct layer_table *t = &s->e->model.layers;
+    size_t room = s->params.max_memory > 0 ? (size_t)s->params.max_memory
+                                           : s->e->device->caps.memory_free / 2;
+
+    if (room == 0 || weight_bytes(s) + other_bytes <= room / 2)
+        return;
+    for (int i = 0; i < t->n; i++)
+        if (t->at[i]->part == part && is_mapped(s->e, t->at[i]))
+            map_release(t->at[i]->weight.data, t->at[i]->weight.bytes);
+}
+
 /* Merging of its own accord, where adapters would cost time, may take half of what the device has
  * left: several on every layer of SDXL need 10 GB. Who takes a quantised model, or a model with
  * quantised parts, wants its size: there nothing becomes f32 unless asked for. */
@@ -55,6 +120,14 @@ static size_t merge_budget(const struct session *s)
                                           : s->e->device->caps.memory_free;
 
     return all / 2;
+}
+
+size_t session_room(const struct session *s)
+{
+    size_t all = s->params.max_memory > 0 ? (size_t)s->params.max_memory
+                                          : s->e->device->caps.memory_free;
+
+    return all > 0 ? all / 2 : SIZE_MAX;
 }
 
 static kron_status make_binds(struct session *s, struct net *net)
@@ -104,6 +177,7 @@ static kron_status compile(struct session *s, struct net *net)
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
     KRON_TRY(make_binds(s, net));
     bytes = be_plan_bytes(s->e->device, net->plan);
+    mark_pages(s, &net->g, bytes);
     log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
               "planned in %.0f ms", net->g.name, (double)bytes / 1e6,
               (double)net->g.arena_bytes / 1e6, (double)net->g.lower_bound / 1e6,
@@ -113,7 +187,7 @@ static kron_status compile(struct session *s, struct net *net)
 
 static bool same_key(const struct net_key *a, const struct net_key *b)
 {
-    return a->kind == b->kind && a->n == b->n && a->h == b->h && a->w == b->w &&
+    return a->kind == b->kind && a->part == b->part && a->n == b->n && a->h == b->h && a->w == b->w &&
            a->tokens == b->tokens && a->taps == b->taps;
 }
 
@@ -205,13 +279,6 @@ kron_status net_run(struct session *s, struct net *net)
         s->buffers.vae = bytes;
     return be_plan_run_timed(s->e->device, net->plan, net->bind, s->strengths,
                              s->profile != NULL ? &timer : NULL);
-}
-
-void nets_drop(struct session *s, enum net_kind kind)
-{
-    for (int i = 0; i < MAX_NETS; i++)
-        if (s->nets[i] != NULL && s->nets[i]->key.kind == kind)
-            net_free(s, &s->nets[i]);
 }
 
 void nets_drop_all(struct session *s)

@@ -3,7 +3,8 @@
  * runs the sampler, decodes. Knows no HTTP and no argv; may see all of src/.
  *
  *   generate.c   a job from start to end          text.c     prompts -> conditions
- *   denoise.c    one guided network call          latent.c   images <-> latents, tiles, previews
+ *   denoise.c    one guided network call          latent.c   floats to pictures, previews
+ *   tiles.c      images <-> latents, in tiles
  *   net.c        planned graphs, cached by shape  engine.c   what sessions of one model share
  *   session.c    binding a session's adapters     metadata.c the "parameters" text
  *   adapters.c   lists of them, from API and tags adapter_cache.c their files
@@ -109,6 +110,7 @@ enum net_kind { NET_TE0, NET_TE1, NET_UNET, NET_DECODE, NET_ENCODE };
 
 struct net_key {
     enum net_kind kind;
+    enum vae_part part;
     int64_t n, h, w; /* latent size; NET_ENCODE: pixels; text encoders: windows, vectors,
                       * 1 where the pooled text is wanted */
     int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
@@ -123,7 +125,7 @@ struct net {
     unsigned long used; /* for dropping the one longest unused */
 };
 
-enum { MAX_NETS = 6 };
+enum { MAX_NETS = 8 };
 
 struct session {
     struct engine *e;
@@ -155,9 +157,12 @@ kron_status net_get(struct session *s, const struct net_key *key, struct net **o
 kron_status net_write(struct net *net, const char *name, const void *data, int64_t n);
 kron_status net_read(struct net *net, const char *name, float *data, int64_t n);
 kron_status net_run(struct session *s, struct net *net);
-/* Drops planned graphs of one kind, to give their memory back. */
-void nets_drop(struct session *s, enum net_kind kind);
+/* Drops all planned graphs. */
 void nets_drop_all(struct session *s);
+/* Gives pages of the mapped files back that hold weights of a part, where memory is short. */
+void session_done_with(struct session *s, enum layer_part part);
+/* Bytes that the compute buffer of one part may take. */
+size_t session_room(const struct session *s);
 /* Bytes of the compute buffer that a net of this key would take, without making it. */
 kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes);
 
@@ -236,11 +241,11 @@ kron_status denoise_raw(struct denoise *d, const float *x, double t, float *out)
 /* EPS or V, by one call of the network, for SD2 files that do not say. */
 kron_status detect_prediction(struct engine *e, kron_prediction *out);
 
-/* --- images and latents (latent.c): NHWC floats --- */
+/* --- images and latents (tiles.c, latent.c): NHWC floats --- */
 
 struct tiling {
-    bool on;
-    int tile;       /* side in latent pixels */
+    bool on;        /* else only where memory is short */
+    int w, h;       /* of a tile, in latent pixels; 0: as large as memory allows, at most 32 */
     double overlap; /* share of a tile */
 };
 /* latent[h, w, 4] as the UNet sees it -> image[8h, 8w, 3] in [-1, 1], not clamped. */

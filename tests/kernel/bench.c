@@ -72,6 +72,8 @@ const struct bench_shape bench_shapes[] = {
     A("attention 4096x4096 1 head of 512", 4096, 4096, 1, 512),
     N(OP_GROUP_NORM, "group norm + silu 64x64x320", 64, 320),
     N(OP_GROUP_NORM, "group norm + silu 512x512x128", 512, 128),
+    N(OP_NORM_STATS, "norm statistics 512x512x128", 512, 128),
+    N(OP_NORM_APPLY, "norm applied + silu 512x512x128", 512, 128),
     N(OP_LAYER_NORM, "layer norm 64x64x320", 64, 320),
     N(OP_ACT, "gelu 64x64x1280", 64, 1280),
     N(OP_ADD, "add 64x64x320", 64, 320),
@@ -166,6 +168,11 @@ static gr_ref operation(struct test_case *t, const struct bench_shape *b, gr_ref
         return gr_conv(&t->g, x, l, b->stride, GR_NONE, GR_NONE);
     case OP_GROUP_NORM:
         return gr_group_norm(&t->g, x, l, 32, 1e-5f, ACT_SILU);
+    case OP_NORM_STATS:
+        return gr_norm_stats(&t->g, x, 32, 1e-5f);
+    case OP_NORM_APPLY:
+        return gr_norm_apply(&t->g, x, input(t, (struct gr_shape){s.n, 1, 2, s.c}, GR_F32), l,
+                             ACT_SILU);
     case OP_LAYER_NORM:
         return gr_layer_norm(&t->g, x, l, 1e-5f);
     case OP_ATTENTION:
@@ -196,7 +203,7 @@ static void bench_layers(struct test_case *t, const struct bench_shape *b)
         make_layer(t, 0, LAYER_LINEAR, b->out, b->x.c, 1, b->type);
     if (b->kind == OP_CONV2D)
         make_layer(t, 0, LAYER_CONV, b->out, b->x.c, b->k, b->type);
-    if (b->kind == OP_GROUP_NORM || b->kind == OP_LAYER_NORM)
+    if (b->kind == OP_GROUP_NORM || b->kind == OP_LAYER_NORM || b->kind == OP_NORM_APPLY)
         make_layer(t, 0, LAYER_NORM, b->x.c, 1, 1, b->type);
     if (b->kind == OP_EMBED) {
         make_layer(t, 0, LAYER_EMBED, 100, b->out, 1, b->type);

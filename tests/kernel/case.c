@@ -574,6 +574,31 @@ static void build_group_norm(struct gen *r, uint64_t seed)
     norm_sizes(r->t);
 }
 
+static void build_norm_stats(struct gen *r, uint64_t seed)
+{
+    int64_t groups = size(r, 33), c = groups * (1 + below(r, 12)), n = 1 + below(r, 3);
+    int64_t h = size(r, 40), w = size(r, 40);
+
+    while (n * h * w * c > 2000000)
+        h = (h + 1) / 2;
+    gr_ref x = input(r, shape(n, h, w, c), false);
+    output(r->t, gr_norm_stats(&r->t->g, x, (int)groups, 1e-5f), false);
+    describe(r->t, seed, "norm_stats", n, h, w, groups, c, "");
+}
+
+static void build_norm_apply(struct gen *r, uint64_t seed)
+{
+    int64_t c = size(r, 700), n = 1 + below(r, 3), h = size(r, 20), w = size(r, 20);
+    bool through = chance(r, 50);
+
+    struct layer *l = make_layer(r, 0, LAYER_NORM, c, 1, 1, 1);
+    make_deltas(r, r->t, chance(r, 25) ? 1 + (int)below(r, 2) : 0);
+    gr_ref x = input(r, shape(n, h, w, c), through), stats = input(r, shape(n, 1, 2, c), false);
+    output(r->t, gr_norm_apply(&r->t->g, x, stats, l, any_act(r)), through);
+    describe(r->t, seed, "norm_apply", n, h, w, c, c, "");
+    norm_sizes(r->t);
+}
+
 static void build_layer_norm(struct gen *r, uint64_t seed)
 {
     int64_t c = size(r, 1500), n = 1 + below(r, 2), rows = size(r, 100);
@@ -691,6 +716,7 @@ typedef void (*build_fn)(struct gen *r, uint64_t seed);
 static const build_fn builders[OP_COUNT] = {
     [OP_LINEAR] = build_linear,         [OP_GEGLU] = build_geglu,
     [OP_CONV2D] = build_conv,           [OP_GROUP_NORM] = build_group_norm,
+    [OP_NORM_STATS] = build_norm_stats, [OP_NORM_APPLY] = build_norm_apply,
     [OP_LAYER_NORM] = build_layer_norm, [OP_ATTENTION] = build_attention,
     [OP_ACT] = build_act,               [OP_ADD] = build_add,
     [OP_CONCAT] = build_concat,         [OP_UPSAMPLE] = build_upsample,

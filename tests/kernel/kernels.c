@@ -286,6 +286,46 @@ static void norm_bound(const struct test_case *t, const float *want, const float
         }
 }
 
+/* Means are sums of few f32 terms joined in double; deviations are of numbers whose distance from
+ * the mean has the rounding of both. */
+static void stats_bound(const struct test_case *t, const float *want, const float *abs_want,
+                        double *bound)
+{
+    const struct gr_op *op = &t->g.ops[t->op];
+    struct gr_shape s = gr_shape_of(&t->g, op->in[0]);
+    int64_t run = s.c / op->groups, pixels = s.h * s.w;
+    const float *x = t->bind_data[0];
+
+    (void)abs_want;
+    for (int64_t i = 0; i < s.n * s.c; i++) {
+        int64_t n = i / s.c, k = i % s.c, first = n * pixels * s.c + k / run * run;
+        int64_t at = 2 * n * s.c + k;
+        double size = 0, inv = (double)want[at + s.c];
+        for (int64_t p = 0; p < pixels * run; p++)
+            size += fabs((double)x[first + p / run * s.c + p % run]);
+        size /= (double)(pixels * run);
+        bound[at] = unit * 8 * size;
+        bound[at + s.c] = unit * inv * (8 + 4 * size * inv);
+    }
+}
+
+static void apply_bound(const struct test_case *t, const float *want, const float *abs_want,
+                        double *bound)
+{
+    struct gr_shape s = t->out_shape;
+    double terms = 8 + product_terms(t);
+    const float *x = t->bind_data[0], *all = t->bind_data[1];
+
+    (void)want, (void)abs_want;
+    for (int64_t i = 0; i < gr_elements(s); i++) {
+        int64_t k = i % s.c;
+        const float *stats = all + i / (s.h * s.w * s.c) * 2 * s.c;
+        double v = fabs((double)x[i]) + fabs((double)stats[k]);
+        bound[i] = 1.13 * unit * (fabs((double)stats[s.c + k]) * t->weight_abs[k] * terms * v +
+                                  4 * t->bias_abs[k]);
+    }
+}
+
 /* An error e in a score shifts each probability by at most 2 e of itself; the sum over keys adds
  * as a product of that length. */
 static void attention_bound(const struct test_case *t, const float *want, const float *abs_want,
@@ -318,6 +358,7 @@ static void attention_bound(const struct test_case *t, const float *want, const 
 
 static const bound_fn bounds[OP_COUNT] = {
     [OP_LINEAR] = product_bound,   [OP_GEGLU] = geglu_bound,     [OP_CONV2D] = product_bound,
+    [OP_NORM_STATS] = stats_bound, [OP_NORM_APPLY] = apply_bound,
     [OP_GROUP_NORM] = norm_bound,  [OP_LAYER_NORM] = norm_bound, [OP_ATTENTION] = attention_bound,
     [OP_ACT] = act_bound,          [OP_ADD] = exact_bound,       [OP_CONCAT] = exact_bound,
     [OP_UPSAMPLE] = exact_bound,   [OP_EMBED] = exact_bound,     [OP_TIMESTEP] = timestep_bound,
@@ -502,6 +543,7 @@ static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases
 /* Cases of each operation in a default run: what a minute on two cores allows. */
 static const int default_cases[OP_COUNT] = {
     [OP_LINEAR] = 350, [OP_GEGLU] = 200,     [OP_CONV2D] = 300, [OP_GROUP_NORM] = 150,
+    [OP_NORM_STATS] = 100, [OP_NORM_APPLY] = 100,
     [OP_LAYER_NORM] = 200, [OP_ATTENTION] = 200, [OP_ACT] = 100,    [OP_ADD] = 50,
     [OP_CONCAT] = 50,  [OP_UPSAMPLE] = 50,   [OP_EMBED] = 50,   [OP_TIMESTEP] = 30,
 };

@@ -134,7 +134,8 @@ static void make_graph(struct maker *m, struct graph *g, uint64_t seed)
 /* --- the check --- */
 
 struct life {
-    int born, dies;
+    int born, dies; /* operations; dies: the last that reads it, or writes a part of it */
+    int done;       /* the last that writes to it */
     int64_t from, to; /* bytes */
 };
 
@@ -145,14 +146,16 @@ static int64_t round_64(int64_t n)
 
 static struct life life_of(const struct graph *g, gr_ref v)
 {
-    struct life l = {-1, -1, g->values[v].offset, 0};
+    struct life l = {-1, -1, -1, g->values[v].offset, 0};
 
     for (int o = 0; o < g->n_ops; o++) {
         const struct gr_op *op = &g->ops[o];
-        if (op->out == v)
-            l.born = l.dies = o;
+        if (gr_root(g, op->out) == v) {
+            l.born = l.born < 0 ? o : l.born;
+            l.dies = l.done = o;
+        }
         for (int i = 0; i < GR_MAX_IN; i++)
-            if (op->in[i] == v)
+            if (gr_root(g, op->in[i]) == v)
                 l.dies = o;
     }
     l.to = l.from + round_64(gr_elements(g->values[v].shape) * 4);
@@ -190,6 +193,18 @@ static bool in_place(const struct graph *g, const struct life *a, gr_ref va, con
            may_overwrite(&g->ops[b->born], va);
 }
 
+/* True if b, in parts, was written over a as its builder allows. */
+static bool over(const struct graph *g, const struct life *a, gr_ref va, const struct life *b,
+                 gr_ref vb)
+{
+    return g->values[vb].over == va && a->from == b->from && b->to <= a->to && a->dies <= b->done;
+}
+
+static bool own_memory(const struct graph *g, gr_ref v)
+{
+    return g->values[v].role == GR_TEMP && g->values[v].base == GR_NONE;
+}
+
 static int check_pairs(const struct graph *g, const struct life *lives)
 {
     int shared = 0;
@@ -197,7 +212,7 @@ static int check_pairs(const struct graph *g, const struct life *lives)
     for (gr_ref a = 0; a < g->n_values; a++)
         for (gr_ref b = 0; b < g->n_values; b++) {
             const struct life *x = &lives[a], *y = &lives[b];
-            if (a == b || g->values[a].role != GR_TEMP || g->values[b].role != GR_TEMP)
+            if (a == b || !own_memory(g, a) || !own_memory(g, b))
                 continue;
             if (x->from >= y->to || y->from >= x->to) /* apart in space */
                 continue;
@@ -205,7 +220,7 @@ static int check_pairs(const struct graph *g, const struct life *lives)
                 continue;
             if (in_place(g, x, a, y))
                 shared++;
-            else if (!in_place(g, y, b, x))
+            else if (!in_place(g, y, b, x) && !over(g, x, a, y, b) && !over(g, y, b, x, a))
                 fail_msg("values %d and %d overlap", a, b);
         }
     return shared;
@@ -220,7 +235,7 @@ static int64_t most_alive(const struct graph *g, const struct life *lives)
         int64_t sum = 0;
         for (gr_ref v = 0; v < g->n_values; v++) {
             const struct life *l = &lives[v], *out = &lives[g->ops[o].out];
-            if (g->values[v].role != GR_TEMP || l->born > o || l->dies < o)
+            if (!own_memory(g, v) || l->born > o || l->dies < o)
                 continue;
             if (v == g->ops[o].out || g->values[g->ops[o].out].role != GR_TEMP ||
                 !in_place(g, l, v, out))
@@ -236,11 +251,20 @@ static int check_plan(const struct graph *g)
 {
     struct life *lives = calloc((size_t)g->n_values, sizeof *lives);
     int64_t end = 0;
+    bool parts = false;
     int shared;
 
     assert_non_null(lives);
     for (gr_ref v = 0; v < g->n_values; v++) {
+        gr_ref root = gr_root(g, v);
         lives[v] = life_of(g, v);
+        parts = parts || root != v;
+        if (root != v && g->values[root].role == GR_TEMP) {
+            struct gr_shape s = g->values[v].shape;
+            assert_int_equal(g->values[v].offset,
+                             g->values[root].offset + g->values[v].row * s.w * s.c * 4);
+            continue;
+        }
         if (g->values[v].role != GR_TEMP) {
             assert_int_equal(g->values[v].offset, -1);
             continue;
@@ -250,7 +274,8 @@ static int check_plan(const struct graph *g)
     }
     shared = check_pairs(g, lives);
     assert_int_equal(g->arena_bytes, end);
-    assert_int_equal(g->lower_bound, most_alive(g, lives));
+    if (!parts) /* what is written over something longer keeps all of it */
+        assert_int_equal(g->lower_bound, most_alive(g, lives));
     assert_true(g->arena_bytes >= g->lower_bound);
     free(lives);
     return shared;
@@ -361,13 +386,13 @@ static void the_shipped_models_buffers(void **state)
     assert_int_equal(model_load(&m, store), KRON_OK);
     gr_init(&g, "unet");
     unet_graph(&g, &m.unet, 2, 32, 32, 77, false);
-    planned(&g, "unet, both halves of guidance, 256x256", 4721152);
+    planned(&g, "unet, both halves of guidance, 256x256", 4720640);
     gr_init(&g, "unet");
     unet_graph(&g, &m.unet, 1, 32, 32, 77, false);
-    planned(&g, "unet, one half", 2360576);
+    planned(&g, "unet, one half", 2360320);
     gr_init(&g, "vae decoder");
-    vae_decode_graph(&g, &m.vae, 1, 32, 32);
-    planned(&g, "vae decoder, 256x256", 41943040);
+    vae_decode_graph(&g, &m.vae, VAE_WHOLE, 1, 32, 32);
+    planned(&g, "vae decoder, 256x256", 33620480);
     gr_init(&g, "text encoder");
     clip_graph(&g, &m.te[0], 2, 1, 0, true, false);
     planned(&g, "text encoder, two windows", 473088);

@@ -297,9 +297,9 @@ static kron_status build_all(const struct sd_model *m)
         if (i == 0)
             unet_graph(&g, &m->unet, 1, 8, 8, 77, false);
         else if (i == 1)
-            vae_decode_graph(&g, &m->vae, 1, 8, 8);
+            vae_decode_graph(&g, &m->vae, VAE_WHOLE, 1, 8, 8);
         else if (i == 2)
-            vae_encode_graph(&g, &m->vae, 1, 64, 64);
+            vae_encode_graph(&g, &m->vae, VAE_WHOLE, 1, 64, 64);
         else
             clip_graph(&g, &m->te[0], 1, 1, 0, true, false);
         kron_status one = gr_plan(&g);

@@ -398,7 +398,7 @@ static void bad_jobs_are_errors_that_name_the_field(void **state)
     EXPECT((j.init_image = &tiny, j.strength = NAN), "strength");
     EXPECT(j.mask = &tiny, "start picture");
     EXPECT(j.vae_tile_overlap = 0.9f, "0.9");
-    EXPECT(j.vae_tile = -1, "tile -1");
+    EXPECT(j.vae_tile_width = -1, "tile -1");
     EXPECT(j.prompt = "((((unclosed <lora:", "");
     kron_image image = {0};
     assert_int_equal(kron_generate(NULL, &ok, &image), KRON_ERR_ARGUMENT);
@@ -588,13 +588,13 @@ static void tiles_come_close_to_the_whole(void **state)
     whole = draw(s, &j);
     buffer = kron_session_buffers(s).vae;
     j.vae_tiling = 1;
-    j.vae_tile = 12;
+    j.vae_tile_width = j.vae_tile_height = 12;
     tiled = draw(s, &j);
     print_message("tiled: PSNR %.2f dB\n", psnr(&whole, &tiled));
     expect_close(&tiled, &whole, 33.3, "tiles");
     assert_true(kron_session_buffers(s).vae < buffer);
     kron_image_free(&tiled);
-    j.vae_tile = 32; /* larger than the picture: the same as none */
+    j.vae_tile_width = j.vae_tile_height = 32; /* larger than the picture: the same as none */
     expect_picture(s, &j, &whole);
     kron_image_free(&whole);
     kron_session_free(&s);

@@ -28,6 +28,8 @@ struct be_weights {
     const struct layer_table *table;
     const struct delta_set *set;
     struct kept *kept; /* by layer id */
+    char *work;        /* the compute buffer of all plans; NULL: given back */
+    size_t work_bytes; /* of the largest */
 };
 
 /* A delta as an op applies it. Its factors D go into the weight's rows or are applied to
@@ -81,7 +83,7 @@ struct be_plan {
     struct arena mem; /* of what compiling leaves */
     struct cpu_op *ops;
     const float *merge_strengths; /* while compiling */
-    char *arena, *scratch;
+    char *arena, *scratch; /* in a run: parts of weights->work */
     size_t scratch_bytes;
 };
 
@@ -114,8 +116,9 @@ struct cpu_op_fns {
     kron_status (*compile)(struct be_plan *p, struct cpu_op *o);
     void (*run)(struct cpu_call *c);
 };
-extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_layer_norm,
-    cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample, cpu_embed, cpu_timestep;
+extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_norm_stats,
+    cpu_norm_apply, cpu_layer_norm, cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample,
+    cpu_embed, cpu_timestep;
 extern const struct cpu_op_fns cpu_int8; /* linear, geglu and 1x1 conv2d with that compute */
 
 /* --- weights.c --- */
@@ -123,6 +126,9 @@ extern const struct cpu_op_fns cpu_int8; /* linear, geglu and 1x1 conv2d with th
 kron_status weights_create(struct be_device *d, const struct layer_table *table,
                            const struct delta_set *set, struct be_weights **out);
 void weights_free(struct be_weights *w);
+void weights_trim(struct be_weights *w);
+/* A compute buffer of so many bytes at least, for every run from now on. */
+kron_status weights_reserve(struct be_weights *w, size_t bytes);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
 /* Room for a layer's weight as whole numbers, made at the first call, for all plans of these

@@ -143,6 +143,7 @@ static const struct be_fns fns = {
     .op_supported = plan_supports,
     .weights_create = weights_create,
     .weights_free = weights_free,
+    .weights_trim = weights_trim,
     .plan_create = plan_create,
     .plan_run = plan_run,
     .plan_free = plan_free,

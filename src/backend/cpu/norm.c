@@ -138,11 +138,12 @@ static void add_slice(const struct cpu_call *c, const struct group_scratch *gs, 
     }
 }
 
-/* Joins the slices of sample n and spreads each group's numbers over its channels. */
+/* Joins the slices of sample n and spreads each group's mean and 1 / deviation, times weight
+ * where there is one, over its channels. */
 static void settle(const struct cpu_call *c, const struct group_scratch *gs, int64_t n,
-                   const float *weight)
+                   const float *weight, float *mean, float *scale)
 {
-    int64_t groups = c->op->groups, run = c->xs.c / groups, at = n * c->xs.c;
+    int64_t groups = c->op->groups, run = c->xs.c / groups;
 
     for (int64_t g = 0; g < groups; g++) {
         struct moments all = {0};
@@ -152,44 +153,112 @@ static void settle(const struct cpu_call *c, const struct group_scratch *gs, int
         }
         double inv = 1 / sqrt(all.m2 / all.count + (double)c->op->eps);
         for (int64_t i = g * run; i < (g + 1) * run; i++) {
-            gs->mean[at + i] = (float)all.mean;
-            gs->scale[at + i] = (float)(inv * (double)weight[i]);
+            mean[i] = (float)all.mean;
+            scale[i] = (float)(weight != NULL ? inv * (double)weight[i] : inv);
         }
+    }
+}
+
+static void find_moments(const struct cpu_call *c, const struct group_scratch *gs)
+{
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t i = 0; i < c->xs.n * gs->slices; i++)
+        add_slice(c, gs, i / gs->slices, i % gs->slices);
+}
+
+/* mean: [c] of each sample, so many numbers apart; scale: [n, c]. */
+static void apply(const struct cpu_call *c, const float *mean, int64_t mean_step,
+                  const float *scale, const float *bias)
+{
+    int64_t pixels = c->xs.h * c->xs.w, channels = c->xs.c;
+
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t r = 0; r < c->xs.n * pixels; r++) {
+        int64_t n = r / pixels;
+        c->k->normalise(c->y + r * channels, c->x[0] + r * channels, mean + n * mean_step,
+                        scale + n * channels, bias, c->op->act, channels);
     }
 }
 
 static void group_norm_run(struct cpu_call *c)
 {
     struct group_scratch gs = group_scratch(c);
-    int64_t pixels = c->xs.h * c->xs.w, channels = c->xs.c;
+    int64_t channels = c->xs.c;
     const float *w, *b;
 
     norm_params(c, &w, &b);
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t i = 0; i < c->xs.n * gs.slices; i++)
-        add_slice(c, &gs, i / gs.slices, i % gs.slices);
+    find_moments(c, &gs);
     for (int64_t n = 0; n < c->xs.n; n++)
-        settle(c, &gs, n, w);
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t r = 0; r < c->xs.n * pixels; r++) {
-        int64_t at = r / pixels * channels;
-        c->k->normalise(c->y + r * channels, c->x[0] + r * channels, gs.mean + at, gs.scale + at,
-                        b, c->op->act, channels);
-    }
+        settle(c, &gs, n, w, gs.mean + n * channels, gs.scale + n * channels);
+    apply(c, gs.mean, channels, gs.scale, b);
+}
+
+static void take_moments(struct be_plan *p, struct cpu_op *o)
+{
+    struct gr_shape s = gr_shape_of(p->g, o->op->in[0]);
+    int64_t slices = slices_of(s, p->device->n_threads);
+
+    o->delta_at = cpu_take(o, (size_t)(s.n * slices * o->op->groups) * sizeof(struct moments));
 }
 
 static kron_status group_norm_compile(struct be_plan *p, struct cpu_op *o)
 {
     struct gr_shape s = gr_shape_of(p->g, o->op->in[0]);
-    int64_t slices = slices_of(s, p->device->n_threads);
 
     KRON_TRY(take_params(p, o, (size_t)(2 * s.c) * sizeof(float)));
-    o->delta_at = cpu_take(o, (size_t)(s.n * slices * o->op->groups) * sizeof(struct moments));
+    take_moments(p, o);
     o->temp_at = cpu_take(o, (size_t)(2 * s.n * s.c) * sizeof(float));
     return KRON_OK;
 }
 
 const struct cpu_op_fns cpu_group_norm = {group_norm_compile, group_norm_run};
+
+/* --- the same in two steps --- */
+
+static void norm_stats_run(struct cpu_call *c)
+{
+    struct group_scratch gs = group_scratch(c);
+
+    find_moments(c, &gs);
+    for (int64_t n = 0; n < c->xs.n; n++) {
+        float *mean = c->y + 2 * n * c->xs.c;
+        settle(c, &gs, n, NULL, mean, mean + c->xs.c);
+    }
+}
+
+static kron_status norm_stats_compile(struct be_plan *p, struct cpu_op *o)
+{
+    struct gr_shape s = gr_shape_of(p->g, o->op->in[0]);
+
+    cpu_take_threads(p, o, (size_t)(2 * s.c) * sizeof(float));
+    take_moments(p, o);
+    return KRON_OK;
+}
+
+const struct cpu_op_fns cpu_norm_stats = {norm_stats_compile, norm_stats_run};
+
+static void norm_apply_run(struct cpu_call *c)
+{
+    float *scale = cpu_scratch(c, c->o->temp_at);
+    int64_t channels = c->xs.c;
+    const float *w, *b;
+
+    norm_params(c, &w, &b);
+    for (int64_t i = 0; i < c->xs.n * channels; i++)
+        scale[i] = w[i % channels] * c->x[1][(i / channels * 2 + 1) * channels + i % channels];
+    apply(c, c->x[1], 2 * channels, scale, b);
+}
+
+static kron_status norm_apply_compile(struct be_plan *p, struct cpu_op *o)
+{
+    struct gr_shape s = gr_shape_of(p->g, o->op->in[0]);
+
+    KRON_TRY(take_params(p, o, 0));
+    o->temp_at = cpu_take(o, (size_t)(s.n * s.c) * sizeof(float));
+    return KRON_OK;
+}
+
+const struct cpu_op_fns cpu_norm_apply = {norm_apply_compile, norm_apply_run};
 
 /* --- layer norm --- */
 

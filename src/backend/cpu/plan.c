@@ -5,9 +5,12 @@
 #include "backend/host.h"
 #include <omp.h>
 
+enum { FETCH_AHEAD = 4 }; /* operations */
+
 static const struct cpu_op_fns *const op_fns[OP_COUNT] = {
     [OP_LINEAR] = &cpu_linear,         [OP_GEGLU] = &cpu_geglu,
     [OP_CONV2D] = &cpu_conv2d,         [OP_GROUP_NORM] = &cpu_group_norm,
+    [OP_NORM_STATS] = &cpu_norm_stats, [OP_NORM_APPLY] = &cpu_norm_apply,
     [OP_LAYER_NORM] = &cpu_layer_norm, [OP_ATTENTION] = &cpu_attention,
     [OP_ACT] = &cpu_act,               [OP_ADD] = &cpu_add,
     [OP_CONCAT] = &cpu_concat,         [OP_UPSAMPLE] = &cpu_upsample,
@@ -50,7 +53,7 @@ static bool shares_output(const struct graph *g, const struct gr_op *op, int i)
     if (op->in[i] == GR_NONE)
         return false;
     const struct gr_value *a = &g->values[op->in[i]], *b = &g->values[op->out];
-    return a->role == GR_TEMP && b->role == GR_TEMP && a->offset == b->offset;
+    return a->offset >= 0 && a->offset == b->offset;
 }
 
 static kron_status compile(struct be_plan *p)
@@ -68,11 +71,7 @@ static kron_status compile(struct be_plan *p)
             p->scratch_bytes = o->scratch_bytes;
     }
     KRON_TRY(p->mem.status);
-    KRON_TRY(mem_alloc(&m, p->g->arena_bytes, "the compute buffer"));
-    p->arena = m;
-    KRON_TRY(mem_alloc(&m, p->scratch_bytes, "scratch of the compute buffer"));
-    p->scratch = m;
-    return KRON_OK;
+    return weights_reserve(p->weights, plan_bytes(p));
 }
 
 kron_status plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
@@ -98,6 +97,20 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
     return KRON_OK;
 }
 
+/* The weight of op i of a plan is read while others are computed; it is given back when it has
+ * been used. */
+static void fetch(const struct be_plan *p, int i)
+{
+    if (i < p->g->n_ops && p->g->ops[i].pages)
+        map_fetch(p->g->ops[i].layer->weight.data, p->g->ops[i].layer->weight.bytes);
+}
+
+static void release(const struct gr_op *op)
+{
+    if (op->pages)
+        map_release(op->layer->weight.data, op->layer->weight.bytes);
+}
+
 static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
                            const struct be_timer *timer)
 {
@@ -114,8 +127,10 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         c.ys = gr_shape_of(p->g, op->out);
         if (d->observe != NULL && (op->kind == OP_LINEAR || op->kind == OP_GEGLU))
             d->observe(d->observe_user, op->layer, c.x[0], c.xs.n * c.xs.h * c.xs.w);
+        fetch(p, i + FETCH_AHEAD);
         double start = timer != NULL ? clock_seconds() : 0;
         fns_of(op)->run(&c);
+        release(op);
         KRON_TRY(c.status);
         if (timer != NULL)
             timer->done(timer->user, p->g, op, start, clock_seconds());
@@ -128,6 +143,9 @@ kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float 
 {
     int before = omp_get_max_threads(); /* the caller's own, put back: it is a user of OpenMP too */
 
+    KRON_TRY(weights_reserve(p->weights, plan_bytes(p)));
+    p->arena = p->weights->work;
+    p->scratch = p->arena + p->g->arena_bytes;
     omp_set_num_threads(p->device->n_threads);
     kron_status status = run_all(p, bind, strengths, timer);
     omp_set_num_threads(before);
@@ -138,8 +156,6 @@ void plan_free(struct be_plan *p)
 {
     arena_free(&p->mem);
     mem_free(p->ops);
-    mem_free(p->arena);
-    mem_free(p->scratch);
     mem_free(p);
 }
 

@@ -64,7 +64,27 @@ void weights_free(struct be_weights *w)
         packed_free(&k->packed);
     }
     mem_free(w->kept);
+    mem_free(w->work);
     mem_free(w);
+}
+
+void weights_trim(struct be_weights *w)
+{
+    mem_free(w->work);
+    w->work = NULL;
+}
+
+kron_status weights_reserve(struct be_weights *w, size_t bytes)
+{
+    void *p;
+
+    if (w->work != NULL && bytes <= w->work_bytes)
+        return KRON_OK;
+    weights_trim(w);
+    w->work_bytes = bytes > w->work_bytes ? bytes : w->work_bytes;
+    KRON_TRY(mem_alloc_raw(&p, w->work_bytes, "the compute buffer"));
+    w->work = p;
+    return KRON_OK;
 }
 
 /* --- rows of a layer, outside any plan --- */

@@ -144,15 +144,15 @@ kron_status wpass_compile_list(struct be_plan *p, struct cpu_op *o, const struct
     return KRON_OK;
 }
 
-/* The region's mask at the size of the op's output. */
+/* The region's mask at the size of the op's output, which may be rows of a picture. */
 static kron_status scale_mask(struct be_plan *p, const struct cpu_op *o, struct wdelta *w)
 {
-    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    struct gr_shape y = gr_shape_of(p->g, gr_root(p->g, o->op->out));
     float *mask = arena_alloc(&p->mem, (size_t)(y.h * y.w) * sizeof *mask);
 
     KRON_TRY(p->mem.status);
     delta_region_scale(w->d.region, y.w, y.h, mask);
-    w->mask = mask;
+    w->mask = mask + p->g->values[o->op->out].row * y.w;
     return KRON_OK;
 }
 
@@ -170,7 +170,7 @@ static bool is_merged(struct delta *d)
 static bool in_rows(const struct be_plan *p, const struct cpu_op *o, const struct delta *d,
                     enum gr_route route)
 {
-    struct gr_shape y = gr_shape_of(p->g, o->op->out);
+    struct gr_shape y = gr_shape_of(p->g, gr_root(p->g, o->op->out));
 
     if (d->region != NULL)
         return false;

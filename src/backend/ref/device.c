@@ -44,6 +44,12 @@ static void weights_free(struct be_weights *w)
     mem_free(w);
 }
 
+/* Each plan keeps its own: here nobody counts. */
+static void weights_trim(struct be_weights *w)
+{
+    (void)w;
+}
+
 static void plan_free(struct be_plan *p)
 {
     mem_free(p->arena);
@@ -105,7 +111,7 @@ static void regions_free(struct ref_region *r, int n)
 }
 
 static kron_status region_make(struct ref_region *r, const struct layer *l, const struct delta *d,
-                               float strength, const double *w, struct gr_shape y)
+                               float strength, const double *w, struct gr_shape y, int64_t row)
 {
     size_t n = (size_t)(l->out * layer_k(l));
     void *m;
@@ -115,6 +121,7 @@ static kron_status region_make(struct ref_region *r, const struct layer *l, cons
     KRON_TRY(mem_alloc_n(&m, (size_t)(y.h * y.w), sizeof(float), l->name));
     r->mask = m;
     delta_region_scale(d->region, y.w, y.h, r->mask);
+    memmove(r->mask, r->mask + row * y.w, (size_t)((y.h - row) * y.w) * sizeof *r->mask);
     return delta_add_ref(d, l, strength, w, r->w);
 }
 
@@ -128,7 +135,9 @@ static kron_status regions_make(struct ref_call *c, struct delta_list list, cons
     for (int i = 0; i < list.n; i++)
         if (list.at[i].region != NULL)
             KRON_TRY(region_make(&r[c->n_regions++], c->op->layer, &list.at[i],
-                                 delta_strength(&list.at[i], strengths), c->w, c->ys));
+                                 delta_strength(&list.at[i], strengths), c->w,
+                                 gr_shape_of(c->g, gr_root(c->g, c->op->out)),
+                                 c->g->values[c->op->out].row));
     return KRON_OK;
 }
 
@@ -183,6 +192,7 @@ static const struct be_fns fns = {
     .op_supported = op_supported,
     .weights_create = weights_create,
     .weights_free = weights_free,
+    .weights_trim = weights_trim,
     .plan_create = plan_create,
     .plan_run = plan_run,
     .plan_free = plan_free,

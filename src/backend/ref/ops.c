@@ -136,6 +136,38 @@ static void group_norm(const struct ref_call *c)
         }
 }
 
+static void norm_stats(const struct ref_call *c)
+{
+    int64_t run = c->xs.c / c->op->groups, pixels = c->xs.h * c->xs.w;
+    double total = (double)(pixels * run);
+
+    for (int64_t i = 0; i < c->xs.n * c->op->groups; i++) {
+        int64_t n = i / c->op->groups, at = i % c->op->groups * run;
+        const float *x = c->x[0] + n * pixels * c->xs.c + at;
+        double mean = 0, var = 0;
+        for (int64_t k = 0; k < pixels * run; k++)
+            mean += x[k / run * c->xs.c + k % run] / total;
+        for (int64_t k = 0; k < pixels * run; k++)
+            var += pow(x[k / run * c->xs.c + k % run] - mean, 2) / total;
+        for (int64_t k = at; k < at + run; k++) {
+            c->y[2 * n * c->xs.c + k] = (float)mean;
+            c->y[(2 * n + 1) * c->xs.c + k] = (float)(1 / sqrt(var + c->op->eps));
+        }
+    }
+}
+
+static void norm_apply(const struct ref_call *c)
+{
+    int64_t pixels = c->xs.h * c->xs.w, channels = c->xs.c;
+
+    for (int64_t i = 0; i < gr_elements(c->ys); i++) {
+        int64_t k = i % channels;
+        const float *stats = c->x[1] + i / channels / pixels * 2 * channels;
+        double v = ((double)c->x[0][i] - stats[k]) * stats[channels + k];
+        c->y[i] = (float)act(c->op->act, v * c->w[k] + c->b[k]);
+    }
+}
+
 static void layer_norm(const struct ref_call *c)
 {
     int64_t rows = c->xs.n * c->xs.h * c->xs.w;
@@ -255,6 +287,7 @@ static void timestep(const struct ref_call *c)
 
 const ref_fn ref_ops[OP_COUNT] = {
     [OP_LINEAR] = linear,         [OP_GEGLU] = geglu,           [OP_CONV2D] = conv2d,
+    [OP_NORM_STATS] = norm_stats, [OP_NORM_APPLY] = norm_apply,
     [OP_GROUP_NORM] = group_norm, [OP_LAYER_NORM] = layer_norm, [OP_ATTENTION] = attention,
     [OP_ACT] = act_op,            [OP_ADD] = add,               [OP_CONCAT] = concat,
     [OP_UPSAMPLE] = upsample, [OP_EMBED] = embed,           [OP_TIMESTEP] = timestep,
