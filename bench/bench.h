@@ -96,6 +96,7 @@ struct setup {
     int threads, repeat;
     bool quick; /* UNet calls only: no decoding, no guidance */
     const char *kind; /* of the checkpoint from the cache: "model", "vae" */
+    kron_compute compute;
 };
 
 /* Runs the case that r->arch, width, height and what name, and fills in the rest. */

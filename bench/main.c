@@ -147,6 +147,14 @@ static bool add_case(struct options *o, const char *item)
     return parse_case(&o->cases[o->n_cases++], item);
 }
 
+static bool parse_compute(struct options *o, const char *text)
+{
+    bool f32 = strcmp(text, "f32") == 0;
+    o->setup.compute = f32 ? KRON_COMPUTE_F32 : KRON_COMPUTE_INT8;
+    return f32 || strcmp(text, "int8") == 0 ||
+           complain("--compute %s: expected f32 or int8", text);
+}
+
 static bool parse_turn(struct options *o, const char *text)
 {
     o->serve = true;
@@ -179,6 +187,7 @@ static const char help[] =
     "                   (default: none,lokr,lokr:immediately,lokr:at_runtime,lokr-split,lora,six)\n"
     "  --repeat N       calls that are timed, after warm-up (default: 3)\n"
     "  --quick          UNet calls only: no decoding, no guidance\n"
+    "  --compute NAME   what the UNet's linear layers multiply: f32, int8 (default: f32)\n"
     "  --threads N      (default: one per core)\n"
     "  --model PATH     this checkpoint in place of random weights; name its --arch too\n"
     "  --cache FOLDER   where random weights are kept (default: bench/cache); 2 GB and 7 GB\n"
@@ -194,6 +203,7 @@ static const struct option long_options[] = {
     {"arch", required_argument, NULL, 'a'},    {"size", required_argument, NULL, 's'},
     {"cases", required_argument, NULL, 'c'},   {"repeat", required_argument, NULL, 'r'},
     {"quick", no_argument, NULL, 'q'},         {"threads", required_argument, NULL, 't'},
+    {"compute", required_argument, NULL, 'p'},
     {"model", required_argument, NULL, 'm'},   {"cache", required_argument, NULL, 'C'},
     {"csv", required_argument, NULL, 'V'},     {"json", required_argument, NULL, 'J'},
     {"make", no_argument, NULL, 'M'},          {"serve", required_argument, NULL, 'S'},
@@ -209,6 +219,7 @@ static bool take(struct options *o, int option)
     case 'c': return each_item(o, optarg, add_case);
     case 'r': return parse_count("repeat", optarg, 1, MAX_REPEATS, &o->setup.repeat);
     case 't': return parse_count("threads", optarg, 1, 1024, &o->setup.threads);
+    case 'p': return parse_compute(o, optarg);
     case 'q': return o->setup.quick = true;
     case 'm': o->setup.model = optarg; return true;
     case 'C': o->setup.cache = optarg; return true;

@@ -182,7 +182,7 @@ bool bench_open(struct bench_session *b, const struct setup *setup, enum bench_a
 bool bench_session(struct bench_session *b, const struct setup *setup, enum bench_arch arch,
                    const struct bench_case *what)
 {
-    kron_session_params params = {.apply = what->apply};
+    kron_session_params params = {.apply = what->apply, .compute = setup->compute};
     double start = seconds_now();
     kron_status status = kron_session_create(&b->session, b->model, &params);
     if (status != KRON_OK)
@@ -282,7 +282,8 @@ static bool measure_on(struct bench_session *b, const struct setup *setup, struc
     if (!setup->quick && !guided_job(b, setup, r))
         return false;
     if (r->what.n_adapters > 0) {
-        kron_status status = kron_session_create(&plain, b->model, NULL);
+        const kron_session_params params = {.compute = setup->compute};
+        kron_status status = kron_session_create(&plain, b->model, &params);
         if (status != KRON_OK)
             return complain_status("session", status);
     }

@@ -53,7 +53,8 @@ def case(args, arch, size, name):
     for r in rows:
         print(f"{r['ratio']:7.3f}  {arch:5} {size:<9} {r['who']:<28} {r['unet_call_s']:8.3f} s, "
               f"without {r['plain_call_s']:.3f}; guided {r['guided_step_s']:.2f}, "
-              f"text {r['text_s']:.2f}, VAE {r['vae_decode_s']:.2f}; starts in {r['start_s']:.2f} s; buffer "
+              f"text {r['text_s']:.2f}, VAE {r['vae_decode_s']:.2f}; "
+              f"starts in {r['start_s']:.2f} s; buffer "
               f"{r['unet_buffer_mb']:.1f} MB, peak {r['peak_rss_mb']:.0f} MB, "
               f"{r['peak_anonymous_mb']:.0f} MB of it own", flush=True)
     return rows
@@ -114,7 +115,9 @@ def quality(args, arch, size):
     model = ROOT / "models/emoji-sd.safetensors"
     if arch != "emoji":
         model = f"{args.cache}/{arch}-model.safetensors"
-    text = run([str(QUALITY), str(model), "--size", size])
+    pictures = ["--prompt", "a cat face", "--prompt", "a red car"] if arch == "emoji" else []
+    text = run([str(QUALITY), str(model), "--size", size, "--threads", str(args.threads),
+                *pictures])
     print("\n".join(f"        {line}" for line in text.splitlines()))
     errors = [float(e) / 100 for e in re.findall(r"relative error ([\d.]+) %", text)]
     psnr = [float(e) for e in re.findall(r"PSNR +([\d.]+) dB +(?!mean)", text)]
@@ -152,6 +155,7 @@ def quick_steps():
     for arch in ("sdxl", "sd15"):
         yield (f"sdcpp {arch} 512", turns,
                ("unet", arch, "512", ["kron", "sdcpp"], {"kron": 3, "sdcpp": 1}))
+    yield "sdcpp sdxl 1024", turns, ("unet", "sdxl", "1024", ["kron", "sdcpp"], 1)
     yield "buffer sdxl 1024x1536", turns, ("unet", "sdxl", "1024x1536", ["kron"], 1)
 
 
@@ -165,6 +169,8 @@ def full_steps():
     yield "picture", picture, ()
     yield "picture int8", picture, ("int8",)
     yield "quality", quality, ("emoji", "256")
+    for arch in ("sd15", "sdxl"):
+        yield f"quality {arch}", quality, (arch, "512")
     for size in SIZES:
         yield f"vae {size}", turns, ("vae", "sd15", size, ["kron", "diffusers"], 3)
         for arch in ("sd15", "sdxl"):

@@ -9,7 +9,7 @@
 
 /* Operations that do the same work: all of it but the layer's name. */
 struct key {
-    const char *part, *kind, *type, *route; /* static strings: the pointer tells them apart */
+    const char *part, *kind, *type, *compute, *route; /* static strings: the pointer tells them apart */
     int64_t in[4], out[4], other;
     int window[2];
 };
@@ -64,6 +64,8 @@ static void trace_event(struct profile *p, const kron_operation *op)
             op->part, lane, (op->start - p->origin) * 1e6, op->seconds * 1e6);
     if (op->layer[0] != '\0')
         fprintf(p->trace, "\"layer\": \"%s\", \"type\": \"%s\", ", op->layer, op->type);
+    if (op->compute[0] != '\0')
+        fprintf(p->trace, "\"compute\": \"%s\", ", op->compute);
     if (op->route[0] != '\0')
         fprintf(p->trace, "\"route\": \"%s\", ", op->route);
     print_shape(p->trace, "in", op->in);
@@ -117,6 +119,7 @@ static struct key key_of(const kron_operation *op)
     k.part = op->part;
     k.kind = op->kind;
     k.type = op->type;
+    k.compute = op->compute;
     k.route = op->route;
     memcpy(k.in, op->in, sizeof k.in);
     memcpy(k.out, op->out, sizeof k.out);
@@ -260,7 +263,8 @@ static void print_group(const struct group *g, const kron_peak *peak, double all
         printf(" on %lld tokens", (long long)k->other);
     printf(" -> [%lld, %lld, %lld, %lld]", (long long)k->out[0], (long long)k->out[1],
            (long long)k->out[2], (long long)k->out[3]);
-    printf("%s%s%s%s\n", k->type[0] != '\0' ? " " : "", k->type, k->route[0] != '\0' ? ", " : "",
+    printf("%s%s%s%s%s%s\n", k->type[0] != '\0' ? " " : "", k->type,
+           k->compute[0] != '\0' ? " in " : "", k->compute, k->route[0] != '\0' ? ", " : "",
            k->route);
 }
 

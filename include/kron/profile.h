@@ -20,13 +20,14 @@ KRON_API_BEGIN
  * are smaller (int8) can go beyond the peak of f32 products, so rates made of it are effective
  * rates. What adapters add is in the time, not in flops: they make the rate lower.
  *
- * Bytes count each weight as it is stored and each input and output once, as f32. Numbers that are
+ * Bytes count each weight as it is stored or kept and each input and output once, as f32. Numbers that are
  * still in cache when they are used make an operation faster than the memory is. */
 typedef struct kron_operation {
     const char *part;    /* "text encoder", "text encoder 2", "unet", "vae decoder", ... */
     const char *kind;    /* "linear", "conv2d", "attention", "group_norm", ... */
     const char *layer;   /* name in the model, as diffusers has it; "" where it has no weight */
     const char *type;    /* how the weight is stored: "F16", "Q8_0", ...; "" without a weight */
+    const char *compute; /* what its products are made of: "f32", "int8"; "" without any */
     const char *route;   /* how its adapters act: "weight", "activation", "merged", "mixed"; "" if
                           * there are none on this layer */
     double start;        /* seconds, of a monotonic clock with an arbitrary start */

@@ -194,7 +194,7 @@ void gr_dump(const struct graph *g);
 struct gr_work {
     double flops;        /* of the layer's or the attention's own products, by their definition; a
                           * multiply-add counts two. Deltas, norms and activations: none */
-    double weight_bytes; /* weight and bias as they are stored, read once */
+    double weight_bytes; /* weight and bias as they are stored or kept, read once */
     double value_bytes;  /* each input read and the output written once */
 };
 struct gr_work gr_op_work(const struct graph *g, const struct gr_op *op);

@@ -10,6 +10,11 @@ static const char *route_text(const struct session *s, const struct gr_op *op)
     return product && delta_set_list(set, op->layer).n > 0 ? gr_route_name(op->route) : "";
 }
 
+static const char *compute_text(const struct gr_op *op, const struct gr_work *w)
+{
+    return w->flops == 0 ? "" : op->compute == COMPUTE_INT8 ? "int8" : "f32";
+}
+
 static void put_shape(int64_t out[4], struct gr_shape s)
 {
     out[0] = s.n;
@@ -27,6 +32,7 @@ void session_profile(void *user, const struct graph *g, const struct gr_op *op, 
     kron_operation o = {
         .part = g->name, .kind = gr_op_name(op->kind), .layer = l != NULL ? l->name : "",
         .type = l != NULL ? dtype_info(l->weight.type)->name : "", .route = route_text(s, op),
+        .compute = compute_text(op, &work),
         .start = start, .seconds = end - start, .flops = work.flops,
         .weight_bytes = work.weight_bytes, .value_bytes = work.value_bytes,
     };

@@ -40,6 +40,10 @@ static void a_linear_layer_reads_its_weight_once(void **state)
     expect_work(&g, 1, 2.0 * 14 * 30 * 20, 1200 + 60, 4.0 * 14 * (20 + 30 + 30));
     g.ops[0].route = ROUTE_MERGED; /* its own copy in f32 */
     expect_work(&g, 0, 2.0 * 14 * 30 * 20, 2400 + 60, 4.0 * 14 * (20 + 30));
+    g.ops[1].compute = COMPUTE_INT8;
+    expect_work(&g, 1, 2.0 * 14 * 30 * 20, 1200 + 60, 4.0 * 14 * (20 + 30 + 30));
+    g.ops[1].keep = true; /* a byte for each number */
+    expect_work(&g, 1, 2.0 * 14 * 30 * 20, 600 + 60, 4.0 * 14 * (20 + 30 + 30));
     gr_free(&g);
 }
 

@@ -91,6 +91,7 @@ static void parts_kinds_and_layers_have_their_names(void **state)
             continue;
         assert_string_equal(op->kind, "conv2d");
         assert_string_equal(op->type, "F16");
+        assert_string_equal(op->compute, "f32");
         assert_string_equal(op->route, "");
         assert_int_equal(op->in[1], SIDE / 8);
         assert_int_equal(op->in[3], 4);
@@ -128,6 +129,28 @@ static void adapters_show_their_route(void **state)
     }
 }
 
+static void whole_numbers_show_where_they_are(void **state)
+{
+    kron_session_params p = {.compute = KRON_COMPUTE_INT8};
+    kron_job j = small_job();
+    kron_session *s;
+    int n = 0;
+
+    (void)state;
+    assert_int_equal(kron_session_create(&s, model, &p), KRON_OK);
+    seen = (struct seen){.session = s};
+    assert_int_equal(kron_session_set_profile(s, see, &seen), KRON_OK);
+    kron_image image = draw(s, &j);
+    for (int i = 0; i < seen.n; i++) {
+        bool whole = is(seen.ops[i].compute, "int8");
+        n += whole;
+        assert_true(!whole || is(seen.ops[i].part, "unet"));
+    }
+    assert_true(n > 0);
+    kron_image_free(&image);
+    kron_session_free(&s);
+}
+
 static void a_profile_ends_when_told(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AUTO);
@@ -162,6 +185,7 @@ int main(void)
         cmocka_unit_test(times_lie_within_the_job_and_in_order),
         cmocka_unit_test(parts_kinds_and_layers_have_their_names),
         cmocka_unit_test(adapters_show_their_route),
+        cmocka_unit_test(whole_numbers_show_where_they_are),
         cmocka_unit_test(a_profile_ends_when_told),
         cmocka_unit_test(a_peak_is_measured),
     };
