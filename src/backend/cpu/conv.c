@@ -3,7 +3,8 @@
  *
  * The weight pass writes rows in the file's order into a thread's cache and from there into
  * panels: [panel of channels][chunk of inputs][tap][input][2 * lanes channels]. Groups of output
- * pixels then run over the panels (conv_tmpl.h) and are finished while they are warm. oneDNN's
+ * pixels then run over the panels (conv_tmpl.h) and are finished while they are warm. Where a 3x3
+ * window makes it worth while, winograd.c does the same with a quarter of the products. oneDNN's
  * convolution was tried first: it reaches this speed only on images in its own blocked layout, and
  * a third to a half of it on NHWC images wider than 128 pixels (AVX2, 2.6). */
 #include "backend/cpu/cpu.h"
@@ -14,9 +15,6 @@
 enum {
     WEIGHT_BYTES = 4 << 20, /* of one block's weights */
     ROWS_BYTES = 2 << 20,   /* activation route: gathered windows */
-    STEP = 16,              /* weight rows that a thread writes at a time */
-    COLUMNS = 288,          /* and columns: read and written, both fit its first cache */
-    WHOLE_BLOCKS = 256,     /* columns of a base whose blocks are longer than 32 */
     DEPTH = 1152,           /* taps times inputs of a chunk: a panel of it stays in a cache */
 };
 
@@ -47,53 +45,26 @@ static void column_places(const struct conv_plan *cp, int64_t in, int64_t col, i
     }
 }
 
-static int64_t row_place(const struct conv_plan *cp, int64_t k, int64_t o)
-{
-    return o / cp->panel * cp->panel * k + o % cp->panel;
-}
-
-/* Rows [o, o + n) of the block, n_col columns whose places are `at`, from src. */
-static void scatter(const struct cpu_call *c, const float *src, int64_t ld, int64_t o, int64_t n,
-                    const int32_t *at, int64_t n_col, float *dst)
-{
-    const struct conv_plan *cp = c->o->conv;
-    int64_t i = 0;
-
-    for (; i + 8 <= n; i += 8)
-        c->k->scatter8(src + i * ld, ld, n_col, at, dst + row_place(cp, c->o->w.k, o + i));
-    for (; i < n; i++)
-        for (int64_t j = 0; j < n_col; j++)
-            dst[row_place(cp, c->o->w.k, o + i) + at[j]] = src[i * ld + j];
-}
-
 /* Channels [first, first + n) of the weight as panels; channels that only fill the last panel
  * are zero. */
 static void write_weights(const struct cpu_call *c, int64_t first, int64_t n, float *dst)
 {
     const struct conv_plan *cp = c->o->conv;
     const struct wsource *w = &c->o->w;
-    const float *direct = wpass_direct(c, w);
-    int64_t width = dtype_info(w->base.type)->block > 32 ? WHOLE_BLOCKS : COLUMNS;
-    int64_t steps = (n + STEP - 1) / STEP, parts = (w->k + width - 1) / width;
-    int64_t last = n / cp->panel * cp->panel;
+    int64_t width = wpass_transpose_columns(w), last = n / cp->panel * cp->panel;
+    int64_t steps = (n + TRANSPOSE_ROWS - 1) / TRANSPOSE_ROWS, parts = (w->k + width - 1) / width;
 
     if (n % cp->panel != 0)
         memset(dst + last * w->k, 0, (size_t)(cp->panel * w->k) * sizeof *dst);
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (int64_t i = 0; i < steps * parts; i++) {
-        int64_t o = i / parts * STEP, col = i % parts * width;
-        int64_t m = n - o < STEP ? n - o : STEP;
+        int64_t o = i / parts * TRANSPOSE_ROWS, col = i % parts * width;
+        int64_t m = n - o < TRANSPOSE_ROWS ? n - o : TRANSPOSE_ROWS;
         int64_t n_col = w->k - col < width ? w->k - col : width;
-        float *rows = cpu_thread_scratch(c);
-        int32_t *at = (int32_t *)(rows + STEP * COLUMNS);
+        int32_t at[TRANSPOSE_COLUMNS];
+        const struct transposed t = {at, cp->panel, cp->panel * w->k, dst};
         column_places(cp, w->layer->in, col, n_col, at);
-        if (direct) {
-            scatter(c, direct + (first + o) * w->k + col, w->k, o, m, at, n_col, dst);
-            continue;
-        }
-        wpass_rows(c, w, first + o, m, col, n_col, rows, COLUMNS,
-                   rows + STEP * COLUMNS + COLUMNS);
-        scatter(c, rows, COLUMNS, o, m, at, n_col, dst);
+        wpass_transpose(c, w, first + o, m, col, n_col, &t, o, cpu_thread_scratch(c));
     }
 }
 
@@ -303,8 +274,7 @@ static void direct_compile(struct be_plan *p, struct cpu_op *o, int64_t m)
     o->block_at = cpu_take(o, (size_t)(cp->block * o->w.k) * sizeof(float));
     cp->zeros_at = cpu_take(o, (size_t)l->in * sizeof(float));
     size_t pixels = (size_t)(cp->taps * CONV_GROUP) * sizeof(float *);
-    size_t pass = (size_t)(STEP * COLUMNS + COLUMNS) * sizeof(float) + wpass_thread_bytes(&o->w);
-    size_t turn = delta_thread_bytes(&o->w);
+    size_t pass = wpass_transpose_bytes(&o->w), turn = delta_thread_bytes(&o->w);
     pass = pass > turn ? pass : turn;
     cpu_take_threads(p, o, pixels > pass ? pixels : pass);
 }

@@ -166,7 +166,22 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
 /* Rows [row, row + n), whole, by all threads; each worker's scratch from its thread part. */
 void wpass_block(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
                  float *dst);
-/* The same of s g c D of a single delta, without what it does to the base. */
+/* How convolutions take the weight: a few rows by columns, transposed into panels of rows. */
+enum { TRANSPOSE_ROWS = 16, TRANSPOSE_COLUMNS = 288 }; /* the most of one call */
+struct transposed {
+    const int32_t *at;   /* [n_col]: where a column begins */
+    int64_t panel, step; /* rows of a panel lie side by side; floats from panel to panel */
+    float *dst;
+};
+/* Columns of a call: such that blocks of the base are decoded once. */
+int64_t wpass_transpose_columns(const struct wsource *w);
+/* Scratch that one worker needs in wpass_transpose. */
+size_t wpass_transpose_bytes(const struct wsource *w);
+/* Columns [col, col + n_col) of rows [row, row + n), the first of which is row i of t. */
+void wpass_transpose(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
+                     int64_t col, int64_t n_col, const struct transposed *t, int64_t i,
+                     float *scratch);
+/* As wpass_block, of s g c D of a single delta, without what it does to the base. */
 void wpass_delta_block(const struct cpu_call *c, const struct wsource *w, int i, int64_t row,
                        int64_t n, float *dst);
 /* Rows [row, row + n) of a Kronecker delta's W2 [vp, vq * kh * kw] as f32: where they are, or

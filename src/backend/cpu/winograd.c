@@ -23,11 +23,8 @@ enum {
     STREAM_TILES = 96,     /* few tiles: M of all of them by a panel stays in a worker's cache */
     STREAM_BYTES = 24 << 20, /* and V of all of them in the last one */
     STREAM_INPUTS = 64,    /* inputs of one U of a worker's own */
-    ROWS = 16,             /* weight rows that a worker writes at a time */
-    INPUTS = 32,           /* and inputs: 288 columns */
-    INPUTS_WHOLE = 256,    /* where the base's blocks are longer than 32 */
-    COLUMNS = 288,         /* most columns of one weight pass */
-    COLUMNS_WHOLE = 256,
+    INPUTS = 32,           /* weights turned by one task: whole calls of the weight pass */
+    INPUTS_WHOLE = 256,    /* where its calls are 256 columns */
     CHANNELS = 128,        /* inputs of one task of the input transform, where tiles are few */
 };
 
@@ -37,7 +34,7 @@ struct wino_plan {
     int64_t v_tiles, u_channels; /* of one block */
     int64_t group_panels;        /* panels of channels of one M */
     int64_t v_step, u_step, m_step; /* floats between the same place of two points */
-    int64_t inputs, columns;     /* of one task of the weight pass, of one step in it */
+    int64_t inputs;              /* of one task of the weight pass */
     bool stream;                 /* U is a worker's own, and used at once */
     bool tiles_first;            /* blocks of tiles are the outer loop */
     size_t v_at, u_at, zeros_at;
@@ -96,39 +93,30 @@ static void make_v(const struct cpu_call *c, int64_t first, int64_t n)
     }
 }
 
-/* The 3x3 weights of a panel's channels for inputs [from, from + n): [n][9][panel]. */
+/* The 3x3 weights of the panel from `row` for inputs [from, from + n): [n][9][panel], to `to`, with
+ * scratch behind them. */
 static void gather_weights(const struct cpu_call *c, int64_t row, int64_t from, int64_t n,
-                           float *panel_rows)
+                           float *to)
 {
     const struct wino_plan *wp = c->o->wino;
     const struct wsource *w = &c->o->w;
-    const float *direct = wpass_direct(c, w);
-    float *rows = panel_rows + wp->inputs * 9 * wp->panel;
-    int32_t *at = (int32_t *)(rows + ROWS * COLUMNS);
     int64_t out = w->out - row < wp->panel ? w->out - row : wp->panel;
+    int64_t width = wpass_transpose_columns(w);
+    float *scratch = to + wp->inputs * 9 * wp->panel;
 
     if (out < wp->panel)
-        memset(panel_rows, 0, (size_t)(n * 9 * wp->panel) * sizeof *panel_rows);
-    for (int64_t o = 0; o < out; o += ROWS)
-        for (int64_t col = 0; col < n * 9; col += wp->columns) {
-            int64_t n_rows = out - o < ROWS ? out - o : ROWS;
-            int64_t n_col = n * 9 - col < wp->columns ? n * 9 - col : wp->columns;
-            const float *src = direct + (row + o) * w->k + from * 9 + col;
-            int64_t ld = w->k, i = 0;
-            if (direct == NULL) {
-                wpass_rows(c, w, row + o, n_rows, from * 9 + col, n_col, rows, COLUMNS,
-                           rows + ROWS * COLUMNS + COLUMNS);
-                src = rows;
-                ld = COLUMNS;
-            }
-            for (int64_t j = 0; j < n_col; j++)
-                at[j] = (int32_t)((col + j) * wp->panel);
-            for (; i + 8 <= n_rows; i += 8)
-                c->k->scatter8(src + i * ld, ld, n_col, at, panel_rows + o + i);
-            for (; i < n_rows; i++)
-                for (int64_t j = 0; j < n_col; j++)
-                    panel_rows[at[j] + o + i] = src[i * ld + j];
+        memset(to, 0, (size_t)(n * 9 * wp->panel) * sizeof *to);
+    for (int64_t col = 0; col < n * 9; col += width) {
+        int64_t n_col = n * 9 - col < width ? n * 9 - col : width;
+        int32_t at[TRANSPOSE_COLUMNS];
+        const struct transposed t = {at, wp->panel, 0, to};
+        for (int64_t j = 0; j < n_col; j++)
+            at[j] = (int32_t)((col + j) * wp->panel);
+        for (int64_t o = 0; o < out; o += TRANSPOSE_ROWS) {
+            int64_t rows = out - o < TRANSPOSE_ROWS ? out - o : TRANSPOSE_ROWS;
+            wpass_transpose(c, w, row + o, rows, from * 9 + col, n_col, &t, o, scratch);
         }
+    }
 }
 
 /* U of output channels [first, first + n): [panel][point][in][channel]. */
@@ -320,11 +308,10 @@ static void take_scratch(struct be_plan *p, struct cpu_op *o)
 {
     struct wino_plan *wp = o->wino;
     int64_t in = o->op->layer->in, u = POINTS * wp->u_step, m = POINTS * wp->m_step;
-    size_t gather = (size_t)(wp->inputs * 9 * wp->panel + ROWS * COLUMNS + COLUMNS) * 4 +
-                    wpass_thread_bytes(&o->w);
+    size_t gather = (size_t)(wp->inputs * 9 * wp->panel) * 4 + wpass_transpose_bytes(&o->w);
     size_t turn = delta_thread_bytes(&o->w), most;
 
-    gather = up_to((int64_t)gather, 64);
+    gather = (size_t)up_to((int64_t)gather, 64);
     wp->own_u = gather / 4;
     if (wp->stream) {
         most = gather + (size_t)(u + m) * 4;
@@ -350,9 +337,8 @@ kron_status wino_compile(struct be_plan *p, struct cpu_op *o)
     wp->panel = 2 * p->device->k->lanes;
     wp->group_panels = GROUP_CHANNELS / wp->panel;
     wp->stream = wp->tiles <= STREAM_TILES && wp->tiles * in * POINTS * 4 <= STREAM_BYTES;
-    bool whole = dtype_info(o->w.base.type)->block > 32;
+    bool whole = wpass_transpose_columns(&o->w) < TRANSPOSE_COLUMNS;
     wp->inputs = whole ? INPUTS_WHOLE : wp->stream ? STREAM_INPUTS : INPUTS;
-    wp->columns = whole ? COLUMNS_WHOLE : COLUMNS;
     if (wp->stream) {
         wp->v_step = step_of(wp->tiles * in);
         wp->u_step = STREAM_INPUTS * wp->panel + 16;

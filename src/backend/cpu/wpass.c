@@ -645,6 +645,36 @@ void wpass_rows(const struct cpu_call *c, const struct wsource *w, int64_t row, 
     }
 }
 
+int64_t wpass_transpose_columns(const struct wsource *w)
+{
+    return dtype_info(w->base.type)->block > 32 ? 256 : TRANSPOSE_COLUMNS;
+}
+
+size_t wpass_transpose_bytes(const struct wsource *w)
+{
+    return TRANSPOSE_ROWS * TRANSPOSE_COLUMNS * sizeof(float) + wpass_thread_bytes(w);
+}
+
+void wpass_transpose(const struct cpu_call *c, const struct wsource *w, int64_t row, int64_t n,
+                     int64_t col, int64_t n_col, const struct transposed *t, int64_t i,
+                     float *scratch)
+{
+    const float *direct = wpass_direct(c, w), *src = scratch;
+    int64_t ld = TRANSPOSE_COLUMNS, end = i + n;
+
+    if (direct == NULL) {
+        wpass_rows(c, w, row, n, col, n_col, scratch, ld, scratch + TRANSPOSE_ROWS * ld);
+    } else {
+        src = direct + row * w->k + col;
+        ld = w->k;
+    }
+    for (; i + 8 <= end; i += 8, src += 8 * ld)
+        c->k->scatter8(src, ld, n_col, t->at, t->dst + i / t->panel * t->step + i % t->panel);
+    for (; i < end; i++, src += ld)
+        for (int64_t j = 0; j < n_col; j++)
+            t->dst[i / t->panel * t->step + i % t->panel + t->at[j]] = src[j];
+}
+
 /* Rows of one piece, so that every thread gets several and none is longer than a call allows. */
 static int64_t piece_rows(const struct cpu_call *c, int64_t n)
 {
