@@ -399,6 +399,36 @@ static void the_shipped_models_buffers(void **state)
     model_free(&m);
 }
 
+/* Without the last state the context's is the last: clip skip 2 saves a layer. */
+static void text_layers_that_nothing_needs_are_left_out(void **state)
+{
+    struct sd_model m;
+    struct store *store;
+    struct graph all, less, first;
+
+    (void)state;
+    assert_int_equal(store_create(&store), KRON_OK);
+    assert_int_equal(store_add_file(store, "", KRON_SOURCE_DIR "/models/emoji-sd.safetensors"),
+                     KRON_OK);
+    assert_int_equal(model_load(&m, store), KRON_OK);
+    gr_init(&all, "all");
+    clip_graph(&all, &m.te[0], 1, 2, 0, true, false);
+    gr_init(&less, "less");
+    clip_graph(&less, &m.te[0], 1, 2, 0, false, false);
+    gr_init(&first, "first");
+    clip_graph(&first, &m.te[0], 1, 1, 0, false, false);
+    assert_int_equal(all.status, KRON_OK);
+    assert_int_equal(less.status, KRON_OK);
+    assert_true(gr_bind(&all, "final") >= 0 && gr_bind(&all, "context") >= 0);
+    assert_true(gr_bind(&less, "final") < 0 && gr_bind(&less, "context") >= 0);
+    assert_int_equal(all.n_ops - 1, first.n_ops); /* all but the norm of `final` */
+    assert_true(less.n_ops < first.n_ops);
+    gr_free(&all);
+    gr_free(&less);
+    gr_free(&first);
+    model_free(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,6 +437,7 @@ int main(void)
         cmocka_unit_test(chains_run_in_place),
         cmocka_unit_test(no_operations_no_bytes),
         cmocka_unit_test(the_shipped_models_buffers),
+        cmocka_unit_test(text_layers_that_nothing_needs_are_left_out),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
