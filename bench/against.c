@@ -48,11 +48,13 @@ static bool open_all(struct contest *c, const struct setup *setup, const struct 
            bench_session(&c->at[SECOND], second, arch, what);
 }
 
+/* The model after both of its sessions. */
 static void close_all(struct contest *c)
 {
     c->at[WITHOUT].model = NULL;
-    for (int t = 0; t < N_TURNS; t++)
-        bench_close(&c->at[t]);
+    bench_close(&c->at[WITHOUT]);
+    bench_close(&c->at[WITH]);
+    bench_close(&c->at[SECOND]);
 }
 
 /* The first round plans, and is left out. */
