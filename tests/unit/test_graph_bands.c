@@ -149,7 +149,7 @@ static void compare(const struct delta_set *set)
     assert_true(bands.n_ops > 2 * whole.n_ops);
     float *a = run(&whole, set, x), *b = run(&bands, set, x);
     double d = distance(b, a, 4 * H * W * 4);
-    if (!(d < 1e-6))
+    if (!(d < 1e-5)) /* f32 sums in other orders, and other tiles of a fast convolution */
         fail_msg("relative distance %.3g", d);
     free(x);
     free(a);
