@@ -40,7 +40,7 @@ struct options {
     struct word_list loras;
     int backend, type, prediction; /* index among the choices of the option, -1: not given */
     int threads, apply, compute, strict;
-    double max_gib;
+    int64_t max_memory; /* bytes; 0: not given */
     /* prompt and pictures */
     const char *prompt, *negative, *prompt_file, *negative_file;
     char *prompt_text, *negative_text; /* of the files; owned */
@@ -66,7 +66,8 @@ struct options {
     int n_sigmas;
     int64_t seed;
     int clip_skip, rng, sampler_rng;
-    int vae_tiling, vae_tile;
+    int vae_tiling, vae_tile_w, vae_tile_h;
+    double vae_relative_w, vae_relative_h; /* 0: not given */
     double vae_overlap;
 };
 

@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #define _DEFAULT_SOURCE 1 /* getentropy */
 #include "cli.h"
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,6 +149,18 @@ static int64_t random_seed(void)
     return seed; /* 32 bits: what other programs can read back */
 }
 
+/* Side of a tile in latent pixels: from 1 on `relative` is how many tiles overlap to a picture of
+ * so many pixels. */
+static int tile_side(const struct options *o, double relative, int tile, int pixels)
+{
+    double whole = pixels / 8.0;
+    if (relative <= 0)
+        return tile;
+    double side = relative < 1 ? relative * whole
+                               : ceil(whole / (1 + (relative - 1) * (1 - o->vae_overlap)));
+    return side < 8 ? 8 : (int)side;
+}
+
 static void fill_job(struct run *r)
 {
     const struct options *o = r->o;
@@ -175,8 +188,8 @@ static void fill_job(struct run *r)
     job->mask = r->mask.pixels != NULL ? &r->mask : NULL;
     job->strength = (float)o->strength;
     job->vae_tiling = o->vae_tiling;
-    job->vae_tile_width = o->vae_tile;
-    job->vae_tile_height = o->vae_tile;
+    job->vae_tile_width = tile_side(o, o->vae_relative_w, o->vae_tile_w, job->width);
+    job->vae_tile_height = tile_side(o, o->vae_relative_h, o->vae_tile_h, job->height);
     job->vae_tile_overlap = (float)o->vae_overlap;
     job->preview_interval = o->preview != PREVIEW_NONE ? o->preview_interval : 0;
     job->preview_vae = o->preview == PREVIEW_VAE;
@@ -199,7 +212,7 @@ static kron_status open_model(struct run *r)
     };
     kron_session_params how = {
         .apply = (kron_apply)o->apply, .compute = (kron_compute)o->compute, .strict = o->strict,
-        .max_memory = o->max_gib > 0 ? (int64_t)(o->max_gib * 1073741824.0) : 0,
+        .max_memory = o->max_memory,
         .block_presets = o->lbw_presets,
     };
     kron_status status = kron_model_open(&r->model, &files);

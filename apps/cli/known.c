@@ -73,8 +73,7 @@ static const struct known table[] = {
     MISSING("--hires-denoising-strength"), MISSING("--hires-upscale-tile-size"),
     MISSING("--hires-sigmas"),
     /* VAE */
-    MISSING_FLAG("--temporal-tiling"), MISSING("--vae-relative-tile-size"),
-    MISSING("--extra-tiling-args"), MISSING_FLAG("--circular"), MISSING_FLAG("--circularx"),
+    MISSING_FLAG("--temporal-tiling"), MISSING("--extra-tiling-args"), MISSING_FLAG("--circular"), MISSING_FLAG("--circularx"),
     MISSING_FLAG("--circulary"),
     /* output and conversion */
     MISSING_FLAG("--taesd-preview-only"), MISSING_FLAG("--preview-noisy"),

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum kind { GROUP, FLAG, TEXT, LIST, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE };
+enum kind { GROUP, FLAG, TEXT, LIST, WHOLE, SEED, REAL, CHOICE, SIGMAS, TILE, SHARE, BYTES };
 
 /* A choice that begins with '!' is known from stable-diffusion.cpp and not here yet. */
 static const char *const modes[] = {"img_gen",      "metadata",        "help",    "txt2img",
@@ -110,9 +110,10 @@ static const struct option table[] = {
             "and nearly as good (f32)"),
     CHOICE_("--backend", NULL, backend, backends, "device: cpu, or ref, slow and plain (the best)"),
     NUMBER_(WHOLE, "--threads", "-t", threads, -1, 1024, "threads, -1 or 0: one per core (-1)"),
-    NUMBER_(REAL, "--max-vram", "--max-memory", max_gib, -1, 1e6,
-            "GiB for buffers and merged weights, -1 or 0: from the free memory (-1); --max-memory "
-            "is Kron's own name"),
+    {.kind = BYTES, .name = "--max-vram", .alt = "--max-memory",
+     .at = offsetof(struct options, max_memory), .arg = "SIZE",
+     .help = "memory to keep within, weights and buffers together, as 3G or 800M; a plain number "
+             "is GiB, -1 or 0: no limit (-1); --max-memory is Kron's own name"},
 
     GROUP_OF("Prompt and pictures to start from"),
     TEXT_("--prompt", "-p", prompt, "TEXT", "what to draw"),
@@ -149,9 +150,12 @@ static const struct option table[] = {
             "model's own (-1)"),
 
     GROUP_OF("VAE"),
-    FLAG_("--vae-tiling", NULL, vae_tiling, "decode and encode in tiles: less memory"),
+    FLAG_("--vae-tiling", NULL, vae_tiling, "decode and encode in tiles: less memory; without it only where memory is short"),
     {.kind = TILE, .name = "--vae-tile-size", .arg = "N or NxN",
-     .help = "side of a tile in latent pixels (32x32)"},
+     .help = "width and height of a tile in latent pixels (32x32, or less that fits)"},
+    {.kind = SHARE, .name = "--vae-relative-tile-size", .arg = "X or XxY",
+     .help = "the same as a share of the picture, below 1, or as a number of tiles side by side; "
+             "goes before --vae-tile-size"},
     NUMBER_(REAL, "--vae-tile-overlap", NULL, vae_overlap, 0, 0.5,
             "share of a tile that overlaps, 0 to 0.5 (0.5)"),
 
@@ -199,7 +203,7 @@ enum { N_OPTIONS = sizeof table / sizeof *table };
 void options_init(struct options *o)
 {
     *o = (struct options){
-        .backend = -1, .type = -1, .prediction = -1, .threads = -1, .max_gib = -1,
+        .backend = -1, .type = -1, .prediction = -1, .threads = -1,
         .output = "./output.png", .begin = -1, .preview_path = "./preview.png",
         .preview_interval = 1, .width = SIZE_UNSET, .height = SIZE_UNSET, .batch = 1,
         .steps = 20, .cfg = 7, .eta = -1, .strength = 0.75, .seed = 42, .clip_skip = -1,
@@ -390,26 +394,74 @@ static bool set_sigmas(struct options *o, const char *word, const char *value)
     return true;
 }
 
-static bool set_tile(struct options *o, const char *word, const char *value)
+/* X or XxY: two numbers, or one twice. */
+static bool to_pair(const char *value, double *a, double *b)
 {
     char first[16];
-    int64_t a = 0, b = 0;
     size_t len = strcspn(value, "x");
-    bool good = len < sizeof first;
-    if (good) {
-        memcpy(first, value, len);
-        first[len] = '\0';
-        good = to_whole(first, &a) && a >= 8 && a <= MAX_SIDE / 8;
-        b = a;
-        if (good && value[len] == 'x')
-            good = to_whole(value + len + 1, &b);
-    }
-    if (!good)
-        return complain("%s %s: expected a side from 8 to %d latent pixels, as 32 or 32x32", word,
+    if (len >= sizeof first)
+        return false;
+    memcpy(first, value, len);
+    first[len] = '\0';
+    if (!to_real(first, a))
+        return false;
+    *b = *a;
+    return value[len] == '\0' || to_real(value + len + 1, b);
+}
+
+static bool set_tile(struct options *o, const char *word, const char *value)
+{
+    double a, b, most = MAX_SIDE / 8;
+    if (!to_pair(value, &a, &b) || a != floor(a) || b != floor(b) || a < 8 || b < 8 || a > most ||
+        b > most)
+        return complain("%s %s: expected sides from 8 to %d latent pixels, as 32 or 48x32", word,
                         value, MAX_SIDE / 8);
-    if (a != b)
-        return complain("%s %s: only square tiles are in this version of Kron", word, value);
-    o->vae_tile = (int)a;
+    o->vae_tile_w = (int)a;
+    o->vae_tile_h = (int)b;
+    return true;
+}
+
+static bool set_share(struct options *o, const char *word, const char *value)
+{
+    double a, b;
+    if (!to_pair(value, &a, &b) || a <= 0 || b <= 0 || a > MAX_SIDE || b > MAX_SIDE)
+        return complain("%s %s: expected shares of the picture below 1, or numbers of tiles, as "
+                        "0.5 or 3x2", word, value);
+    o->vae_relative_w = a;
+    o->vae_relative_h = b;
+    return true;
+}
+
+/* 3G, 800M, 512K or 3, which is GiB as stable-diffusion.cpp has it; units are powers of 1024, with
+ * or without B or iB behind. -1 and 0: no limit. */
+static bool set_bytes(int64_t *field, const char *word, const char *value)
+{
+    static const struct {
+        char unit;
+        double bytes;
+    } units[] = {{'K', 0x1p10}, {'M', 0x1p20}, {'G', 0x1p30}, {'T', 0x1p40}};
+    char number[32];
+    size_t len = strspn(value, "+-.0123456789");
+    double n = 0, unit = 0x1p30;
+    const char *rest = value + len;
+    bool good = len < sizeof number;
+    if (good) {
+        memcpy(number, value, len);
+        number[len] = '\0';
+        good = to_real(number, &n);
+    }
+    for (size_t i = 0; good && *rest != '\0' && i < sizeof units / sizeof *units; i++)
+        if ((*rest & ~0x20) == units[i].unit) {
+            unit = units[i].bytes;
+            rest += strcasecmp(rest + 1, "iB") == 0 ? 3 : strcasecmp(rest + 1, "B") == 0 ? 2 : 1;
+            break;
+        }
+    good = good && *rest == '\0' && n * unit < 0x1p60 && (n >= 0 || n == -1);
+    if (good && n > 0 && n * unit < 0x1p26)
+        return complain("%s %s: expected at least 64M", word, value);
+    if (!good)
+        return complain("%s %s: expected a size as 3G or 800M, or -1 for no limit", word, value);
+    *field = n > 0 ? (int64_t)(n * unit) : 0;
     return true;
 }
 
@@ -448,6 +500,10 @@ static bool set(struct options *o, const struct option *opt, const char *word, c
         return set_sigmas(o, word, value);
     case TILE:
         return set_tile(o, word, value);
+    case SHARE:
+        return set_share(o, word, value);
+    case BYTES:
+        return set_bytes(field, word, value);
     default:
         return false;
     }

@@ -35,8 +35,9 @@ typedef enum kron_compute {
 typedef struct kron_session_params { /* zeroed: defaults */
     kron_apply apply;
     int strict;              /* nonzero: an adapter tensor that does not fit is an error */
-    int64_t max_memory;      /* bytes for compute buffers and merged weights, of which INT8 takes
-                              * some for weights as whole numbers; 0: from free memory */
+    int64_t max_memory;      /* bytes to keep within: weights of files that are in memory, at most
+                              * half for the compute buffer, merged weights and those that INT8
+                              * makes; 0: by the free memory */
     const char *block_presets; /* file of named block weights, lines NAME:NUMBER,NUMBER,...; read
                                 * here and not kept; NULL: only those that A1111's users know */
     kron_compute compute;

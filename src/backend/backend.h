@@ -11,7 +11,8 @@
  *
  * weights_create holds what stays on the device as long as a set of adapters does: uploaded base
  * weights and factors, merged weights. plan_create chooses kernels, library algorithms and
- * scratch; plan_run neither allocates, chooses nor asks. Strengths are arguments of plan_run. */
+ * scratch; plan_run neither chooses nor asks, and allocates nothing but the compute buffer if no
+ * run before needed one as large. Strengths are arguments of plan_run. */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
 #include "graph/graph.h"

@@ -62,28 +62,40 @@ static bool is_mapped(const struct engine *e, const struct layer *l)
     return engine_quantised_maps(e, l->weight.data);
 }
 
+/* The operation of the band before this one, of the same layer; NULL if there is none. */
+static const struct gr_op *band_before(const struct graph *g, int o)
+{
+    for (int i = o - 1; i >= 0 && i >= o - 2; i--)
+        if (g->ops[i].layer == g->ops[o].layer)
+            return &g->ops[i];
+    return NULL;
+}
+
 /* Weights stay in memory while they fit beside the buffer, the first ones of the graph; the others
  * come and go. Taking all in turn out would leave none there when the next step begins. Rows of
- * token tables are few. */
-static void mark_pages(const struct session *s, struct graph *g, size_t buffer)
+ * token tables are few. `taken`: compute buffer, and what was made of weights. */
+static void mark_pages(const struct session *s, struct graph *g, size_t taken)
 {
-    size_t left = take((size_t)s->params.max_memory, buffer + other_bytes), gone = 0;
-    const struct layer *before = NULL;
+    size_t left = take((size_t)s->params.max_memory, taken + other_bytes), gone = 0;
 
+    for (int o = 0; o < g->n_ops; o++)
+        if (g->ops[o].route == ROUTE_MERGED)
+            left = take(left, (size_t)(g->ops[o].layer->out * layer_k(g->ops[o].layer)) * 4);
     for (int o = 0; s->params.max_memory > 0 && o < g->n_ops; o++) {
         struct gr_op *op = &g->ops[o];
+        const struct gr_op *before = band_before(g, o);
         const struct layer *l = op->layer;
         if (l == NULL || op->kind == OP_EMBED || !is_mapped(s->e, l))
             continue;
-        if (l != before) /* bands follow one another */
-            op->pages = l->weight.bytes > left;
-        left = op->pages || l == before ? left : left - l->weight.bytes;
+        op->pages = before != NULL ? before->pages : l->weight.bytes > left;
+        if (before != NULL)
+            continue;
+        left = op->pages ? left : left - l->weight.bytes;
         gone += op->pages ? l->weight.bytes : 0;
-        before = l;
     }
     if (gone > 0)
-        log_debug("%s: %.1f MB of weights are read anew at each run, to keep within %.1f MB", g->name,
-                  (double)gone / 1e6, (double)s->params.max_memory / 1e6);
+        log_debug("%s: %.1f MB of weights are read anew at each run, to keep within %.1f MB",
+                  g->name, (double)gone / 1e6, (double)s->params.max_memory / 1e6);
 }
 
 static size_t weight_bytes(const struct session *s)
@@ -178,7 +190,7 @@ static kron_status compile(struct session *s, struct net *net)
     KRON_TRY(be_plan_create(s->e->device, &net->g, s->weights, s->strengths, &net->plan));
     KRON_TRY(make_binds(s, net));
     bytes = be_plan_bytes(s->e->device, net->plan);
-    mark_pages(s, &net->g, bytes);
+    mark_pages(s, &net->g, bytes + merge_budget(s) - budget);
     log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
               "planned in %.0f ms", net->g.name, (double)bytes / 1e6,
               (double)net->g.arena_bytes / 1e6, (double)net->g.lower_bound / 1e6,
@@ -188,8 +200,8 @@ static kron_status compile(struct session *s, struct net *net)
 
 static bool same_key(const struct net_key *a, const struct net_key *b)
 {
-    return a->kind == b->kind && a->part == b->part && a->n == b->n && a->h == b->h && a->w == b->w &&
-           a->tokens == b->tokens && a->taps == b->taps;
+    return a->kind == b->kind && a->part == b->part && a->n == b->n && a->h == b->h &&
+           a->w == b->w && a->tokens == b->tokens && a->taps == b->taps;
 }
 
 /* A free slot, or that of the net longest unused. */
@@ -291,15 +303,19 @@ void nets_drop_all(struct session *s)
 kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes)
 {
     const struct net *made = cached(s, key);
+    struct be_plan *plan = NULL;
     struct graph g;
 
     if (made != NULL) {
-        *bytes = made->g.arena_bytes;
+        *bytes = be_plan_bytes(s->e->device, made->plan);
         return KRON_OK;
     }
     build(s, key, &g);
     kron_status status = gr_plan(&g);
-    *bytes = g.arena_bytes;
+    if (status == KRON_OK)
+        status = be_plan_create(s->e->device, &g, s->weights, s->strengths, &plan);
+    *bytes = status == KRON_OK ? be_plan_bytes(s->e->device, plan) : 0;
+    be_plan_free(s->e->device, &plan);
     gr_free(&g);
     return status;
 }

@@ -133,7 +133,13 @@ class Usage(Case):
                 (["--strength 1.5", "0 to 1"], "--strength", 1.5),
                 (["-s 1e3", "whole number"], "-s", "1e3"),
                 (["-s", "2^63"], "-s", "9223372036854775808"),
-                (["--vae-tile-size 32x16", "square"], "--vae-tile-size", "32x16"),
+                (["--vae-tile-size 32x4", "8 to"], "--vae-tile-size", "32x4"),
+                (["--vae-tile-size 32y", "48x32"], "--vae-tile-size", "32y"),
+                (["--vae-relative-tile-size 0", "0.5 or 3x2"], "--vae-relative-tile-size", 0),
+                (["--max-memory 3Q", "3G or 800M"], "--max-memory", "3Q"),
+                (["--max-memory G", "3G or 800M"], "--max-memory", "G"),
+                (["--max-vram -2", "3G or 800M"], "--max-vram", "-2"),
+                (["--max-memory 1M", "at least 64M"], "--max-memory", "1M"),
                 (["--sigmas 1,2,0", "falling"], "--sigmas", "1,2,0"),
                 (["--sigmas 3,1", "last 0"], "--sigmas", "3,1"),
                 (["-p", "needs a value"], "-p", "--steps", 4),
@@ -417,8 +423,13 @@ class Drawing(Case):
 
     def test_tiles_and_own_noise_levels(self):
         whole = self.draw("-W", 128, "-H", 128)[3]
-        tiled = self.draw("-W", 128, "-H", 128, "--vae-tiling", "--vae-tile-size", "8x8")[3]
-        self.assertLess(difference(whole, tiled), 12)
+        for size in (("--vae-tile-size", "16x8"), ("--vae-relative-tile-size", "2x0.5")):
+            tiled = self.draw("-W", 128, "-H", 128, "--vae-tiling", *size)[3]
+            self.assertLess(difference(whole, tiled), 12)
+            self.assertGreater(difference(whole, tiled), 0)
+        for size in ("64MiB", "0.2G", "900m", "3", "-1"):
+            self.assertLess(difference(whole, self.draw("-W", 128, "-H", 128, "--max-memory",
+                                                        size)[3]), 2)
         self.assertNotEqual(self.draw("--sigmas", "14.6,3,0"), self.draw("--sigmas", "14.6,5,0"))
 
     def test_verbose_shows_buffers(self):

@@ -571,10 +571,8 @@ static void inpainting_keeps_what_is_outside(void **state)
 
 /* --- tiles --- */
 
-/* A tile knows neither the statistics of the whole (group norm) nor what lies beyond its edge:
- * close is all that there can be. Measured with this model: 34.4 dB; 32.2 with the tiles'
- * blending or their overlap broken, 28.0 with a row out of place. */
-static void tiles_come_close_to_the_whole(void **state)
+/* How close tiles come is in test_pipeline_memory.c. */
+static void tiles_take_less_memory(void **state)
 {
     kron_session *s = new_session(KRON_APPLY_AUTO);
     kron_job j = small_job();
@@ -590,8 +588,6 @@ static void tiles_come_close_to_the_whole(void **state)
     j.vae_tiling = 1;
     j.vae_tile_width = j.vae_tile_height = 12;
     tiled = draw(s, &j);
-    print_message("tiled: PSNR %.2f dB\n", psnr(&whole, &tiled));
-    expect_close(&tiled, &whole, 33.3, "tiles");
     assert_true(kron_session_buffers(s).vae < buffer);
     kron_image_free(&tiled);
     j.vae_tile_width = j.vae_tile_height = 32; /* larger than the picture: the same as none */
@@ -780,7 +776,7 @@ int main(void)
         cmocka_unit_test(a_job_can_be_stopped_anywhere),
         cmocka_unit_test(image_to_image),
         cmocka_unit_test(inpainting_keeps_what_is_outside),
-        cmocka_unit_test(tiles_come_close_to_the_whole),
+        cmocka_unit_test(tiles_take_less_memory),
         cmocka_unit_test(buffers_are_told),
         cmocka_unit_test(no_memory_is_an_error),
         cmocka_unit_test(a_failed_change_leaves_the_session),

@@ -70,8 +70,7 @@ static kron_status compile(struct be_plan *p)
         if (o->scratch_bytes > p->scratch_bytes)
             p->scratch_bytes = o->scratch_bytes;
     }
-    KRON_TRY(p->mem.status);
-    return weights_reserve(p->weights, plan_bytes(p));
+    return p->mem.status;
 }
 
 kron_status plan_create(struct be_device *d, const struct graph *g, struct be_weights *w,
