@@ -88,7 +88,7 @@ static bool any_varying(const struct delta_list *list)
 
 /* --- whole numbers --- */
 
-enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 /* sums stay below 2^31 */ };
+enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 };
 
 /* Few rows are a pass over the weight, whatever it is multiplied in. */
 static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
