@@ -36,7 +36,7 @@ static inline int64_t int8_groups(int64_t k)
 struct int8_tile {
     const uint8_t *x;      /* [rows, depth] */
     const float *x_scale;  /* [rows, groups] s */
-    const float *x_zero;   /* [rows, groups] z */
+    const float *x_zero;   /* [rows, groups] -z */
     const int8_t *w;       /* one panel */
     const float *w_scale;  /* [groups, panel] s */
     const float *w_sum;    /* [groups, panel] s times the sum of v */
@@ -49,8 +49,8 @@ struct int8_kernels {
     int x_most, w_most;
     int panel;  /* weight rows of one panel */
     int tile;   /* activation rows that are fastest at a time */
-    /* One row of activations. most[i] becomes max(most[i], |x[i]|). scale[0] is NaN if a
-     * number is none or infinite: it must not come out as if it had been one. */
+    /* One row of activations; zero is -z. most[i] becomes max(most[i], |x[i]|). scale[0] is NaN
+     * if a number is none or infinite: it must not come out as if it had been one. */
     void (*quantise)(const float *x, int64_t k, float *most, uint8_t *q, float *scale,
                      float *zero);
     /* One panel from rows w[n, k], ld apart, n <= panel. */

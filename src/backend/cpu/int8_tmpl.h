@@ -110,7 +110,7 @@ static void int8_quantise(const float *x, int64_t k, float *most, uint8_t *q, fl
         range_of(x + at, n, most + at, &lo, &hi, &odd);
         r[g] = int8_range_of(lo, hi, X_MOST);
         scale[g] = r[g].scale;
-        zero[g] = r[g].zero;
+        zero[g] = -r[g].zero;
     }
     for (int64_t g = 0; g * INT8_GROUP < k; g++) {
         int64_t at = g * INT8_GROUP, n = k - at < INT8_GROUP ? k - at : INT8_GROUP;
@@ -164,37 +164,48 @@ static void int8_pack(const float *w, int64_t n, int64_t k, int64_t ld, int8_t *
     }
 }
 
-/* One group: y = or += s_r (s_o (sum of q v) - z_r (s_o sum of v)). */
-INLINE void int8_group(const int rows, const struct int8_tile *t, int64_t at, int64_t g)
+/* One group of `depth` channels: y += s_r (s_o (sum of q v) - z_r (s_o sum of v)). Of the matrices
+ * by group, the numbers of this one; those of activations `groups` apart. */
+INLINE void int8_group(const int rows, const uint8_t *x, int64_t ldx, const int8_t *w,
+                       int64_t depth, const float *w_scale, const float *w_sum,
+                       const float *x_scale, const float *x_zero, int64_t groups,
+                       float *restrict y, int64_t ldy)
 {
-    const uint8_t *x = t->x + at * t->depth;
-    int64_t end = (g + 1) * INT8_GROUP < t->depth ? (g + 1) * INT8_GROUP : t->depth;
     vi s[INT8_TILE][2];
 
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
         s[r][0] = s[r][1] = (vi){0};
-    for (int64_t p = g * INT8_GROUP; p < end; p += 8)
-        int8_step(s, rows, x + p, t->depth, t->w + p * PANEL);
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-        vf scale = vload(t->w_scale + g * PANEL + j * VL);
-        vf sum = vload(t->w_sum + g * PANEL + j * VL);
+    for (int64_t p = 0; p < depth; p += 8)
+        int8_step(s, rows, x + p, ldx, w + p * PANEL);
+    vf scale0 = vload(w_scale), scale1 = vload(w_scale + VL);
+    vf sum0 = vload(w_sum), sum1 = vload(w_sum + VL);
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            float *y = t->y + (at + r) * t->ldy + j * VL;
-            const int64_t i = (at + r) * t->groups + g;
-            vf v = VFMA(sum, vset(-t->x_zero[i]), __builtin_convertvector(s[r][j], vf) * scale);
-            v = g > 0 ? VFMA(v, vset(t->x_scale[i]), vload(y)) : v * t->x_scale[i];
-            vstore(y, v);
-        }
+    for (int r = 0; r < rows; r++, y += ldy) {
+        vf zero = vset(x_zero[r * groups]), scale = vset(x_scale[r * groups]);
+        vf a = VFMA(sum0, zero, __builtin_convertvector(s[r][0], vf) * scale0);
+        vf b = VFMA(sum1, zero, __builtin_convertvector(s[r][1], vf) * scale1);
+        vstore(y, VFMA(a, scale, vload(y)));
+        vstore(y + VL, VFMA(b, scale, vload(y + VL)));
     }
 }
 
 INLINE void int8_rows(const int rows, const struct int8_tile *t, int64_t at)
 {
-    for (int64_t g = 0; g < t->groups; g++)
-        int8_group(rows, t, at, g);
+    const struct int8_tile c = *t; /* y may not lie in it */
+    const float *x_scale = c.x_scale + at * c.groups, *x_zero = c.x_zero + at * c.groups;
+    float *y = c.y + at * c.ldy;
+
+    for (int r = 0; r < rows; r++) {
+        vstore(y + r * c.ldy, (vf){0});
+        vstore(y + r * c.ldy + VL, (vf){0});
+    }
+    for (int64_t g = 0; g < c.groups; g++) {
+        int64_t first = g * INT8_GROUP, left = c.depth - first;
+        int8_group(rows, c.x + at * c.depth + first, c.depth, c.w + first * PANEL,
+                   left < INT8_GROUP ? left : INT8_GROUP, c.w_scale + g * PANEL,
+                   c.w_sum + g * PANEL, x_scale + g, x_zero + g, c.groups, y, c.ldy);
+    }
 }
 
 static void int8_product(const struct int8_tile *t)
