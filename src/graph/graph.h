@@ -78,8 +78,8 @@ struct gr_op {
     const struct layer *layer2; /* embed: the position table */
     enum gr_act act;
     enum gr_route route;
-    enum gr_compute compute; /* linear, geglu, 1x1 conv2d */
-    bool trunk;              /* linear: what residuals add to passes through it */
+    enum gr_compute compute; /* linear, geglu */
+    bool trunk;              /* what residuals are added to passes through it */
     bool keep;               /* COMPUTE_INT8: its weight may stay in memory, one byte a number */
     bool pages; /* its weight lies in a mapped file, whose pages are given back when it has run */
     int stride;                                       /* conv2d */
@@ -111,7 +111,7 @@ void gr_init(struct graph *g, const char *name);
 void gr_free(struct graph *g);
 
 gr_ref gr_input(struct graph *g, const char *name, enum gr_type type, struct gr_shape shape);
-/* Marks the linear operation that was added last as part of the trunk. */
+/* Marks the operation that was added last as part of the trunk. */
 void gr_trunk(struct graph *g);
 /* Marks a value as an output of that name: it lives in a binding, not in the arena. */
 void gr_output(struct graph *g, gr_ref v, const char *name);
@@ -225,8 +225,8 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
                       const struct gr_rates *rates, size_t merge_budget);
 
 /* Marks what gains by whole numbers of `bits`: the products of more than four rows with layers
- * that are not tiny. Under 8 bits not the trunk (linear operations so marked, 1x1 convolutions):
- * nothing comes beside it that would make its error smaller. Where a layer's strengths do not change within a job and `budget` allows, its weight as
+ * that are not tiny. Under 8 bits not the trunk: nothing comes beside it that would make its
+ * error smaller. Where a layer's strengths do not change within a job and `budget` allows, its weight as
  * whole numbers is kept from call to call: what that takes is subtracted. Before
  * gr_choose_routes(): deltas of what is kept go into its rows. Logs what it did. */
 void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget);

@@ -88,7 +88,7 @@ static bool any_varying(const struct delta_list *list)
 
 /* --- whole numbers --- */
 
-enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 /* sums stay below 2^31 */ };
+enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 };
 
 /* Few rows are a pass over the weight, whatever it is multiplied in. */
 static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
@@ -96,11 +96,9 @@ static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bit
     const struct layer *l = op->layer;
     struct gr_shape x = gr_shape_of(g, op->in[0]);
 
-    if (!has_weight(op) || x.n * x.h * x.w <= FEW_ROWS)
+    if ((op->kind != OP_LINEAR && op->kind != OP_GEGLU) || x.n * x.h * x.w <= FEW_ROWS)
         return false;
-    if (bits < 8 && (op->trunk || op->kind == OP_CONV2D))
-        return false;
-    if (op->kind == OP_CONV2D && (l->kh * l->kw > 1 || op->stride > 1 || op->in[2] != GR_NONE))
+    if (bits < 8 && op->trunk)
         return false;
     return l->in >= LEAST_SIDE && l->out >= LEAST_SIDE && l->in <= MOST_DEPTH;
 }

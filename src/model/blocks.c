@@ -56,8 +56,10 @@ gr_ref resnet_graph(struct graph *g, gr_ref x, const struct resnet *r, gr_ref ti
     gr_ref skip = x, h, vec = GR_NONE;
 
     /* First, so that nothing needs x behind its norm, which can then lie over it. */
-    if (r->skip != NULL)
+    if (r->skip != NULL) {
         skip = gr_conv(g, x, r->skip, 1, GR_NONE, GR_NONE);
+        gr_trunk(g);
+    }
     h = gr_group_norm(g, x, r->norm1, NORM_GROUPS, eps, ACT_SILU);
     if (r->emb != NULL)
         vec = gr_linear(g, time_silu, r->emb, ACT_NONE, GR_NONE);

@@ -413,6 +413,12 @@ class Drawing(Case):
         none = self.draw("--lora-model-dir", MODELS, "-p", "a cat face <lora:lokr-neon:0>")[3]
         self.assertLess(difference(plain, none), 0.05)
 
+    def test_int8_draws_nearly_the_same(self):
+        size = ["-W", 256, "-H", 256, "--steps", 4]
+        plain, whole = self.draw(*size)[3], self.draw(*size, "--compute", "int8")[3]
+        self.assertGreater(difference(plain, whole), 0)
+        self.assertLess(difference(plain, whole), 4)
+
     def test_previews_are_written(self):
         for kind in ("proj", "vae"):
             self.draw("--preview", kind, "--preview-path", "out/%s.png" % kind)

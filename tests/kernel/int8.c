@@ -31,8 +31,6 @@ bool int8_case(struct test_case *t, struct test_case *twin, uint64_t seed)
     if (t->g.status != KRON_OK || twin->g.status != KRON_OK)
         return false;
     struct gr_op *op = &t->g.ops[t->op];
-    if (op->kind == OP_CONV2D && (l->kh * l->kw > 1 || op->stride > 1 || op->in[2] != GR_NONE))
-        return false;
     op->compute = COMPUTE_INT8;
     op->keep = seed % 3 == 0;
     if (rows * l->out * k > MOST_WORK)

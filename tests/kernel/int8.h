@@ -6,7 +6,7 @@
 #include "case.h"
 
 /* Turns a case and its twin into ones in whole numbers: now and then with input channels far
- * larger than the others. False if the operation cannot be. */
+ * larger than the others. False if it is too large for the model. */
 bool int8_case(struct test_case *t, struct test_case *twin, uint64_t seed);
 
 /* For each output: what a plain model of whole numbers gives, how far f32 arithmetic may be from

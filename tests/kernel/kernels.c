@@ -9,7 +9,7 @@
  * second, run by `ref`, gives for each output the sum of |a b| that its error is held against
  * (STYLE.md 3e.3). Levels of instructions are forced by KRON_CPU_MASK, as a user would.
  *
- * linear_int8, geglu_int8 and conv2d_int8 are these operations in whole numbers, held against a
+ * linear_int8 and geglu_int8 are these operations in whole numbers, held against a
  * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`. */
 #include "int8.h"
 #include <math.h>
@@ -513,13 +513,11 @@ static void one_int8_case(enum gr_op_kind kind, uint64_t seed, struct tally *tal
     case_free(&twin);
 }
 
-/* Not every convolution is a linear layer. */
 static const struct int8_test {
     enum gr_op_kind kind;
     const char *name;
     int cases;
-} int8_tests[] = {{OP_LINEAR, "linear_int8", 60}, {OP_GEGLU, "geglu_int8", 50},
-                  {OP_CONV2D, "conv2d_int8", 200}};
+} int8_tests[] = {{OP_LINEAR, "linear_int8", 60}, {OP_GEGLU, "geglu_int8", 50}};
 
 static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
                           struct tally *all)
@@ -648,13 +646,14 @@ static void bench_int8(const struct bench_shape *b)
     fflush(stdout);
 }
 
-static void run_int8_bench(const char *only)
+static void run_int8_bench(const char *only, const char *match)
 {
     for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++) {
         if (only != NULL && strcmp(only, int8_tests[i].name) != 0)
             continue;
         for (int j = 0; j < n_bench_shapes; j++)
-            if (bench_shapes[j].kind == int8_tests[i].kind && bench_shapes[j].kind != OP_CONV2D)
+            if (bench_shapes[j].kind == int8_tests[i].kind &&
+                (match == NULL || strstr(bench_shapes[j].text, match) != NULL))
                 bench_int8(&bench_shapes[j]);
     }
 }
@@ -668,7 +667,7 @@ static void run_bench(const char *only, const char *match)
         if ((only == NULL || strcmp(only, gr_op_name(bench_shapes[i].kind)) == 0) &&
             (match == NULL || strstr(bench_shapes[i].text, match) != NULL))
             bench_one(&bench_shapes[i]);
-    run_int8_bench(only);
+    run_int8_bench(only, match);
     close_devices();
 }
 

@@ -198,6 +198,63 @@ static void each_choice_is_logged(void **state)
     gr_free(&n.g);
 }
 
+/* --- whole numbers --- */
+
+/* For both layers: "-" where f32 stays, "i" for whole numbers, "k" where the weight is kept too. */
+static const char *computes(struct net *n, int bits, size_t budget, size_t *left)
+{
+    static char text[N_LAYERS + 1];
+
+    *left = budget;
+    for (int i = 0; i < N_LAYERS; i++) {
+        n->g.ops[i].compute = COMPUTE_F32;
+        n->g.ops[i].keep = false;
+    }
+    gr_choose_int8(&n->g, &n->set, bits, left);
+    for (int i = 0; i < N_LAYERS; i++)
+        text[i] = "-ik"[(n->g.ops[i].compute == COMPUTE_INT8) + n->g.ops[i].keep];
+    return text;
+}
+
+static void whole_numbers_are_for_many_rows_off_the_trunk(void **state)
+{
+    struct net n;
+    size_t left;
+
+    (void)state;
+    start(&n, 4, kron_delta(1024, 1024, 4));
+    assert_string_equal(computes(&n, 8, SIZE_MAX, &left), "--");
+    gr_free(&n.g);
+    start(&n, 5, kron_delta(1024, 1024, 4));
+    assert_string_equal(computes(&n, 8, SIZE_MAX, &left), "kk");
+    n.g.ops[1].trunk = true;
+    assert_string_equal(computes(&n, 8, SIZE_MAX, &left), "kk");
+    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "k-");
+    n.layer[0].out = 31; /* tiny: not worth a range of its own */
+    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "--");
+    gr_free(&n.g);
+}
+
+static void weights_are_kept_within_the_budget(void **state)
+{
+    const size_t each = 1024 * 1024 / 16 * 17;
+    struct net n;
+    size_t left;
+
+    (void)state;
+    start(&n, 64, low_rank_delta(16));
+    assert_string_equal(computes(&n, 8, each - 1, &left), "ii");
+    assert_int_equal(left, each - 1);
+    assert_string_equal(computes(&n, 8, 2 * each - 1, &left), "ki");
+    assert_int_equal(left, each - 1);
+    assert_string_equal(routes(&n, APPLY_AT_RUNTIME, 0), "wa"); /* kept: in its rows, once */
+    assert_string_equal(computes(&n, 8, 2 * each, &left), "kk");
+    assert_int_equal(left, 0);
+    n.delta[0].varying = true;
+    assert_string_equal(computes(&n, 8, 2 * each, &left), "ik");
+    gr_free(&n.g);
+}
+
 /* --- what a delta is: the definition against sums written out --- */
 
 static struct tensor matrix(const float *data, int64_t rows, int64_t cols)
@@ -275,6 +332,8 @@ int main(void)
         cmocka_unit_test(merging_keeps_to_its_budget),
         cmocka_unit_test(layers_without_deltas_are_left_alone),
         cmocka_unit_test(each_choice_is_logged),
+        cmocka_unit_test(whole_numbers_are_for_many_rows_off_the_trunk),
+        cmocka_unit_test(weights_are_kept_within_the_budget),
         cmocka_unit_test(deltas_are_what_they_say),
     };
 

@@ -119,7 +119,7 @@ struct cpu_op_fns {
 extern const struct cpu_op_fns cpu_linear, cpu_geglu, cpu_conv2d, cpu_group_norm, cpu_norm_stats,
     cpu_norm_apply, cpu_layer_norm, cpu_attention, cpu_act, cpu_add, cpu_concat, cpu_upsample,
     cpu_embed, cpu_timestep;
-extern const struct cpu_op_fns cpu_int8; /* linear, geglu and 1x1 conv2d with that compute */
+extern const struct cpu_op_fns cpu_int8; /* linear and geglu with that compute */
 
 /* --- weights.c --- */
 

@@ -19,7 +19,7 @@
 #define BACKEND_CPU_INT8_H
 #include "backend/cpu/cpu.h"
 
-enum { INT8_GROUP = 128 };
+enum { INT8_GROUP = 128, INT8_DEPTH = 1 << 15 /* most channels: gr_choose_int8() */ };
 
 /* Input channels with the zeros behind them, and their groups. */
 static inline int64_t int8_depth(int64_t k)
@@ -36,7 +36,7 @@ static inline int64_t int8_groups(int64_t k)
 struct int8_tile {
     const uint8_t *x;      /* [rows, depth] */
     const float *x_scale;  /* [rows, groups] s */
-    const float *x_zero;   /* [rows, groups] s z */
+    const float *x_zero;   /* [rows, groups] -z */
     const int8_t *w;       /* one panel */
     const float *w_scale;  /* [groups, panel] s */
     const float *w_sum;    /* [groups, panel] s times the sum of v */
@@ -49,8 +49,8 @@ struct int8_kernels {
     int x_most, w_most;
     int panel;  /* weight rows of one panel */
     int tile;   /* activation rows that are fastest at a time */
-    /* One row of activations. most[i] becomes max(most[i], |x[i]|). scale and zero are NaN where
-     * a group has a number that is none or infinite. */
+    /* One row of activations; zero is -z. most[i] becomes max(most[i], |x[i]|). scale[0] is NaN
+     * if a number is none or infinite: it must not come out as if it had been one. */
     void (*quantise)(const float *x, int64_t k, float *most, uint8_t *q, float *scale,
                      float *zero);
     /* One panel from rows w[n, k], ld apart, n <= panel. */
@@ -73,7 +73,17 @@ extern const struct int8_kernels int8_kernels_avx2, int8_kernels_avxvnni,
 struct int8_range {
     float scale, inv, zero;
 };
-struct int8_range int8_range_of(float lo, float hi, int most);
+static inline struct int8_range int8_range_of(float lo, float hi, int most)
+{
+    struct int8_range r = {0, 0, 0};
+
+    if (hi - lo < 1e-30f) /* zeros */
+        return r;
+    r.inv = (float)most / (hi - lo);
+    r.scale = (hi - lo) / (float)most;
+    r.zero = -lo * r.inv + 12582912.0f - 12582912.0f; /* rounded: 1.5 2^23 takes the rest */
+    return r;
+}
 
 /* Input channels that leave the whole numbers: at most `room` of those whose largest number,
  * most[k], is over INT8_OUTLIER times the mean of all; none if what remains is not at most half

@@ -50,18 +50,6 @@ const struct int8_kernels *int8_kernels_best(void)
     return &int8_kernels_c;
 }
 
-struct int8_range int8_range_of(float lo, float hi, int most)
-{
-    struct int8_range r = {0, 0, 0};
-
-    if (hi - lo < 1e-30f) /* zeros */
-        return r;
-    r.inv = (float)most / (hi - lo);
-    r.scale = (hi - lo) / (float)most;
-    r.zero = rintf(-lo * r.inv);
-    return r;
-}
-
 int int8_outliers(const float *most, int64_t k, int32_t at[INT8_OUTLIERS])
 {
     int room = k / 16 < INT8_OUTLIERS ? (int)(k / 16) : INT8_OUTLIERS, n = 0;

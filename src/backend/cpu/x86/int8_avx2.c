@@ -6,7 +6,7 @@
 #include <math.h>
 
 #define VL 8
-#define INT8_TILE 6
+#define INT8_TILE 4
 #define X_MOST 127
 #define W_MOST 64
 #define VFMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
