@@ -27,25 +27,40 @@ static const struct tensor *find_other(const struct loader *ld, const char *tag,
     return t;
 }
 
+static const struct tensor *find_own(const struct loader *ld, const char *native,
+                                     const char *name)
+{
+    const struct tensor *t = NULL;
+
+    if (!store_has_tag(ld->m->store, ld->tag))
+        return NULL;
+    if ((t = find(ld, ld->tag, ld->prefix, native)) == NULL &&
+        (t = find(ld, ld->tag, ld->prefix2, name)) == NULL &&
+        (t = find(ld, ld->tag, "", native)) == NULL && (t = find(ld, ld->tag, "", name)) == NULL)
+        t = find_other(ld, ld->tag, native, name);
+    return t;
+}
+
+/* A part's own file replaces the checkpoint's part, and never mixes with it: a layer that only the
+ * checkpoint has belongs to another network. A VAE is two, of which a file may hold one. */
+static bool is_replaced(const struct loader *ld, const char *native)
+{
+    bool encodes = strncmp(native, "encoder.", 8) == 0 || strncmp(native, "quant_", 6) == 0;
+    const char *first = encodes ? "encoder.conv_in.weight" : "decoder.conv_in.weight";
+
+    if (strcmp(ld->tag, "vae") != 0)
+        return store_file(ld->m->store, ld->tag) != NULL;
+    return find_own(ld, first, first) != NULL;
+}
+
 const struct tensor *loader_tensor(const struct loader *ld, const char *native, const char *name)
 {
-    const char *tags[2] = {ld->tag, ""};
+    const struct tensor *t = find_own(ld, native, name);
 
-    /* A part's own file replaces the checkpoint's, so it is asked first. */
-    for (int i = 0; i < 2; i++) {
-        const struct tensor *t;
-        if (!store_has_tag(ld->m->store, tags[i]))
-            continue;
-        if ((t = find(ld, tags[i], ld->prefix, native)) != NULL)
-            return t;
-        if (i == 0 && ((t = find(ld, tags[i], ld->prefix2, name)) != NULL ||
-                       (t = find(ld, tags[i], "", native)) != NULL ||
-                       (t = find(ld, tags[i], "", name)) != NULL))
-            return t;
-        if ((t = find_other(ld, tags[i], native, name)) != NULL)
-            return t;
-    }
-    return NULL;
+    if (t == NULL && !is_replaced(ld, native) && store_has_tag(ld->m->store, "") &&
+        (t = find(ld, "", ld->prefix, native)) == NULL)
+        t = find_other(ld, "", native, name);
+    return t;
 }
 
 static const struct tensor *find_suffix(const struct loader *ld, const char *native,

@@ -306,6 +306,44 @@ static void integers_are_no_weights(void **state)
     model_free(&m);
 }
 
+/* --- a part's own file --- */
+
+/* The shipped model with a VAE of its own file: those of the shipped one's layers whose names begin
+ * with `piece`, without those that have `not` in theirs. */
+static kron_status load_with_vae(struct sd_model *m, const char *piece, const char *not)
+{
+    struct tensor t[400];
+    struct st_file *f;
+    struct store *s;
+    int64_t n = 0;
+
+    assert_int_equal(st_open(&f, SHIPPED), KRON_OK);
+    for (int64_t i = 0; i < st_count(f) && n < 400; i++)
+        if (strncmp(st_at(f, i)->name, piece, strlen(piece)) == 0 &&
+            strstr(st_at(f, i)->name, not) == NULL)
+            t[n++] = *st_at(f, i);
+    assert_true(n > 0 && n < 400);
+    assert_int_equal(st_write(in_dir("vae"), t, n, NULL, 0), KRON_OK);
+    st_close(&f);
+    assert_int_equal(store_create(&s), KRON_OK);
+    assert_int_equal(store_add_file(s, "", SHIPPED), KRON_OK);
+    assert_int_equal(store_add_file(s, "vae", in_dir("vae")), KRON_OK);
+    return model_load(m, s);
+}
+
+static void a_vae_is_replaced_whole(void **state)
+{
+    struct sd_model m;
+
+    (void)state;
+    assert_int_equal(load_with_vae(&m, "first_stage_model.", "decoder.mid.block_1.conv1."),
+                     KRON_ERR_FORMAT); /* not taken from the checkpoint */
+    assert_non_null(strstr(kron_error_detail(), "decoder.mid.block_1.conv1.weight"));
+    model_free(&m);
+    assert_int_equal(load_with_vae(&m, "first_stage_model.decoder.", "?"), KRON_OK);
+    model_free(&m); /* the encoder is the checkpoint's */
+}
+
 int main(void)
 {
 #define IN_DIR(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
@@ -315,6 +353,7 @@ int main(void)
         IN_DIR(f8_is_scaled),
         IN_DIR(scales_that_do_not_fit),
         IN_DIR(integers_are_no_weights),
+        IN_DIR(a_vae_is_replaced_whole),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
