@@ -23,6 +23,13 @@ static inline void check_tensor(const struct st_file *f, const struct tensor *t)
     check(st_find(f, t->name) == t);
     for (int64_t i = 0; i < n; i += step)
         tensor_decode(t, i, step, v);
+    for (int64_t r = 0; n > 0 && t->n_dims > 0 && r < t->dim[0]; r++) { /* may begin in a block */
+        struct tensor row = tensor_rows(t, r, 1);
+        int64_t width = tensor_elements(&row), m = width < step ? width : step;
+        check((const char *)row.data + row.bytes <= (const char *)t->data + t->bytes);
+        tensor_decode(&row, 0, m, v);
+        tensor_decode(&row, width - m, m, v);
+    }
 }
 
 /* `views`: those tensors that lie in the data do so one after the other. */

@@ -413,15 +413,19 @@ static int write_spanning(const char *blocks, const char *numbers)
 
 static double distance(const struct tensor *a, const struct tensor *b)
 {
+    enum { SOME = 256 };
     int64_t n = tensor_elements(a);
     double sum = 0, all = 0;
+    float x[SOME], y[SOME];
 
-    for (int64_t i = 0; i < n; i++) {
-        float x, y;
-        tensor_decode(a, i, 1, &x);
-        tensor_decode(b, i, 1, &y);
-        sum += ((double)x - y) * ((double)x - y);
-        all += (double)y * y;
+    for (int64_t at = 0; at < n; at += SOME) {
+        int64_t m = n - at < SOME ? n - at : SOME;
+        tensor_decode(a, at, m, x);
+        tensor_decode(b, at, m, y);
+        for (int64_t i = 0; i < m; i++) {
+            sum += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+            all += (double)y[i] * y[i];
+        }
     }
     return sqrt(sum / all);
 }
