@@ -106,7 +106,7 @@ static const struct option table[] = {
     TEXT_("--quant-cache", NULL, quant_cache, "FOLDER",
           "Kron's own: where weights that --type made are kept for the next time"),
     CHOICE_("--compute", NULL, compute, computes,
-            "Kron's own: what the UNet's linear layers multiply: int8 is two to three times as fast "
+            "Kron's own: what the UNet's linear layers multiply: int8 is about twice as fast "
             "and nearly as good (f32)"),
     CHOICE_("--backend", NULL, backend, backends, "device: cpu, or ref, slow and plain (the best)"),
     NUMBER_(WHOLE, "--threads", "-t", threads, -1, 1024, "threads, -1 or 0: one per core (-1)"),

@@ -20,8 +20,8 @@ KRON_API_BEGIN
  * are smaller (int8) can go beyond the peak of f32 products, so rates made of it are effective
  * rates. What adapters add is in the time, not in flops: they make the rate lower.
  *
- * Bytes count each weight as it is stored or kept and each input and output once, as f32. Numbers that are
- * still in cache when they are used make an operation faster than the memory is. */
+ * Bytes count each weight as it is stored or kept and each input and output once, as f32. Numbers
+ * that are still in cache when they are used make an operation faster than the memory is. */
 typedef struct kron_operation {
     const char *part;    /* "text encoder", "text encoder 2", "unet", "vae decoder", ... */
     const char *kind;    /* "linear", "conv2d", "attention", "group_norm", ... */

@@ -55,8 +55,8 @@ kron_status st_write_header(struct file_writer *w, const char *path, const struc
 
 /* Writes GGUF, version 3, with metadata that is all strings. Names and keys must differ:
  * KRON_ERR_ARGUMENT. A type that ggml does not have is KRON_ERR_UNSUPPORTED; a tensor that is no
- * whole number of blocks is KRON_ERR_SHAPE. Where its rows are not, all but the first axis are taken
- * as one, or each block is, and its shape is metadata the way ComfyUI-GGUF does it. */
+ * whole number of blocks is KRON_ERR_SHAPE. Where its rows are not, all but the first axis are
+ * taken as one, or each block is, and its shape is metadata the way ComfyUI-GGUF does it. */
 kron_status gguf_write(const char *path, const struct tensor *tensors, int64_t n,
                        const char *const *meta_key_value, int64_t n_meta);
 /* As st_write_header(). Each tensor's data are followed by the zeros that gguf_write_padding()

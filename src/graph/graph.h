@@ -226,8 +226,8 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
 
 /* Marks what gains by whole numbers of `bits`: the products of more than four rows with layers
  * that are not tiny. Under 8 bits not the trunk: nothing comes beside it that would make its
- * error smaller. Where a layer's strengths do not change within a job and `budget` allows, its weight as
- * whole numbers is kept from call to call: what that takes is subtracted. Before
+ * error smaller. Where a layer's strengths do not change within a job and `budget` allows, its
+ * weight as whole numbers is kept from call to call: what that takes is subtracted. Before
  * gr_choose_routes(): deltas of what is kept go into its rows. Logs what it did. */
 void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget);
 

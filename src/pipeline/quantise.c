@@ -2,9 +2,9 @@
  * Weights in another type than their files', made when a network first needs them; and the squares
  * of what its linear layers read, which tell which of their channels matter.
  *
- * A layer has its type, and the place of its data, from the opening on; the data come when the first
- * graph that has it is planned, so that the text encoders run before the UNet is converted, and what
- * is never used costs nothing. Converting takes all cores: a thread of its own would only take them
+ * A layer has its type, and the place of its data, from the opening on; the data come when the
+ * first graph that has it is planned, so that the text encoders run before the UNet is converted,
+ * and what is never used costs nothing. Converting takes all cores: a thread of its own would only take them
  * from what runs meanwhile. No picture depends on when a layer was made. */
 #include "convert/convert.h"
 #include "pipeline/session.h"

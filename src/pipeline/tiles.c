@@ -5,8 +5,8 @@
  * small. The rest runs in tiles that overlap and are blended. Group norms of a tile would take
  * the tile's statistics, and each tile would come out in another tone. So the rest runs first on
  * every n-th pixel of its input, as many as make one tile, twice: the statistics of both, close to
- * those of the whole, serve all tiles. Measured on the shipped model at 512x512 in tiles of 256: 23 dB
- * with own statistics, 26 with the mean of all tiles', 31 with those of a picture made smaller by
+ * those of the whole, serve all tiles. Measured on the shipped model at 512x512 in tiles of 256:
+ * 23 dB with own statistics, 26 with the mean of all tiles', 31 with those of a picture made smaller by
  * means, 37 with every n-th pixel, 57 with the whole's own. Each tile's numbers under these
  * statistics, taken for a second round, move away from the whole's: the edges of tiles count. */
 #include "pipeline/session.h"

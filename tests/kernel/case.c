@@ -504,7 +504,8 @@ static void build_conv(struct gen *r, uint64_t seed)
     int stride = 1 + (int)below(r, 2);
 
     if (chance(r, 15)) { /* enough channels for transformed tiles: few of them, or many */
-        in = row_length(r, 32 + below(r, 100)), out = 32 + below(r, 60), side = sides[0], stride = 1;
+        side = sides[0], stride = 1;
+        in = row_length(r, 32 + below(r, 100)), out = 32 + below(r, 60);
         if (chance(r, 20))
             n = 1, h = 38 + below(r, 4), w = 41 + below(r, 4);
     } else if (chance(r, 2)) { /* several blocks of channels */

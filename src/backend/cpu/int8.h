@@ -8,8 +8,8 @@
  *   y[r, o] = sum over g of s_rg s_og (sum over i in g of q v - z_rg sum over i in g of v)
  *             + what stays f32
  *
- * The inner sums are exact. Rows of the effective weight come from the weight pass, deltas added, and
- * are quantised as they come; what is left to activations (low ranks, regions, what turns the
+ * The inner sums are exact. Rows of the effective weight come from the weight pass, deltas added,
+ * and are quantised as they come; what is left to activations (low ranks, regions, what turns the
  * product) is added in f32, as are input channels that would spoil the range of every row.
  *
  * How many bits there are is a matter of the instructions. With VNNI q and v have 8 bits. AVX2

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * What stays in memory for a set of adapters: merged weights and weights as whole numbers where
- * asked for, and what some families need of the base: gains (DoRA's norms: a number for each row or input channel) and,
- * for the input form, W A, its low rank on the output side. Base and factors are used where the
- * files are mapped. */
+ * asked for, and what some families need of the base: gains (DoRA's norms: a number for each row or
+ * input channel) and, for the input form, W A, its low rank on the output side. Base and factors
+ * are used where the files are mapped. */
 #include "backend/cpu/cpu.h"
 #include <math.h>
 #include <omp.h>
