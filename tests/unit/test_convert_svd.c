@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "distance.h"
+
 static uint64_t seed;
 
 static void fill(float *x, int64_t n)
@@ -26,18 +28,6 @@ static float *random_matrix(int64_t rows, int64_t cols)
     assert_non_null(x);
     fill(x, rows * cols);
     return x;
-}
-
-/* |x - y| / |y| */
-static double distance(const float *x, const float *y, int64_t n)
-{
-    double d = 0, s = 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        s += (double)y[i] * y[i];
-    }
-    return sqrt(d / s);
 }
 
 static float *multiply(const float *a, const float *b, int64_t m, int64_t k, int64_t n)

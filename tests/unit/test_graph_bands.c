@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Convolutions in bands of rows give what they give whole, in less memory. */
 #include "backend/backend.h"
+#include "distance.h"
 #include "graph_fixture.h"
 #include <math.h>
 #include <setjmp.h>
@@ -126,17 +127,6 @@ static float *run(const struct graph *g, const struct delta_set *set, const floa
     be_plan_free(device, &plan);
     be_weights_free(device, &weights);
     return y;
-}
-
-static double distance(const float *a, const float *b, int64_t n)
-{
-    double diff = 0, size = 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        diff += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        size += (double)b[i] * b[i];
-    }
-    return sqrt(diff / size);
 }
 
 static void compare(const struct delta_set *set)

@@ -3,6 +3,7 @@
  * are given back. */
 #include "image/image.h"
 #include "pipeline/session.h"
+#include "distance.h"
 #include "session_fixture.h"
 
 enum { BIG = 512, LATENT = BIG / 8 };
@@ -57,17 +58,6 @@ static double float_psnr(const float *a, const float *b, int64_t n)
     for (int64_t i = 0; i < n; i++)
         sum += (clamped(a[i]) - clamped(b[i])) * (clamped(a[i]) - clamped(b[i]));
     return 10 * log10(4 * (double)n / sum);
-}
-
-static double distance(const float *a, const float *b, int64_t n)
-{
-    double diff = 0, size = 0;
-
-    for (int64_t i = 0; i < n; i++) {
-        diff += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        size += (double)b[i] * b[i];
-    }
-    return sqrt(diff / size);
 }
 
 static void decode(struct session *s, const float *latent, const struct tiling *how, float *out)
