@@ -232,11 +232,6 @@ static void conv_run(struct cpu_call *c)
 
 /* --- compiling --- */
 
-static int64_t up_to(int64_t v, int64_t unit)
-{
-    return (v + unit - 1) / unit * unit;
-}
-
 /* Channels of a block, evenly split; with many threads and few pixels up to four times as many,
  * so that all find work in it. */
 static int64_t block_of(const struct wsource *w, int64_t panel, int64_t pixels, int threads)

@@ -101,6 +101,22 @@ struct cpu_call {
     kron_status status;
 };
 
+/* Pixels or tokens of all samples: the rows of a matrix of channels. */
+static inline int64_t rows_of(struct gr_shape s)
+{
+    return s.n * s.h * s.w;
+}
+
+static inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static inline int64_t up_to(int64_t v, int64_t unit)
+{
+    return ceil_div(v, unit) * unit;
+}
+
 /* Scratch layout while compiling: a part of `bytes`, aligned to a cache line. */
 size_t cpu_take(struct cpu_op *o, size_t bytes);
 /* A part for each worker. */

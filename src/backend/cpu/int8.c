@@ -43,16 +43,6 @@ struct job {
     int64_t first, stride;
 };
 
-static int64_t rows_of(struct gr_shape s)
-{
-    return s.n * s.h * s.w;
-}
-
-static int64_t up(int64_t v, int64_t unit)
-{
-    return (v + unit - 1) / unit * unit;
-}
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -355,7 +345,7 @@ static int64_t even(int64_t n, int64_t most, int64_t unit)
 {
     int64_t pieces = (n + most - 1) / most;
 
-    return up((n + pieces - 1) / pieces, unit);
+    return up_to((n + pieces - 1) / pieces, unit);
 }
 
 static void take_activations(const struct be_plan *p, struct cpu_op *o, int64_t m)

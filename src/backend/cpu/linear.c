@@ -15,11 +15,6 @@ enum {
     FEW_STEP = 8,          /* weight rows that a thread decodes at a time then */
 };
 
-static int64_t rows_of(struct gr_shape s)
-{
-    return s.n * s.h * s.w;
-}
-
 /* Weight rows of a block for m rows of activations: a multiple of 16, split evenly. */
 static int64_t block_rows(int64_t m, int64_t out, int64_t k, int threads)
 {

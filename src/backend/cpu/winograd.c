@@ -41,16 +41,6 @@ struct wino_plan {
     size_t own_u;                /* floats of a worker's part before U, M behind it */
 };
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-static int64_t up_to(int64_t v, int64_t unit)
-{
-    return ceil_div(v, unit) * unit;
-}
-
 /* A step at which 36 streams fall into 36 sets of a first cache instead of one. */
 static int64_t step_of(int64_t floats)
 {
