@@ -88,7 +88,15 @@ static bool any_varying(const struct delta_list *list)
 
 /* --- whole numbers --- */
 
-enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15 };
+enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15, FEW_KEYS = 192, MOST_HEAD = 192 };
+
+/* Few keys, as those of a prompt, are not worth packing. */
+static bool attention_gains(const struct graph *g, const struct gr_op *op)
+{
+    struct gr_shape k = gr_shape_of(g, op->in[1]);
+
+    return !op->causal && k.h * k.w >= FEW_KEYS && k.c / op->heads <= MOST_HEAD;
+}
 
 /* Few rows are a pass over the weight, whatever it is multiplied in. */
 static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
@@ -96,6 +104,8 @@ static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bit
     const struct layer *l = op->layer;
     struct gr_shape x = gr_shape_of(g, op->in[0]);
 
+    if (op->kind == OP_ATTENTION)
+        return attention_gains(g, op);
     if ((op->kind != OP_LINEAR && op->kind != OP_GEGLU) || x.n * x.h * x.w <= FEW_ROWS)
         return false;
     if (bits < 8 && op->trunk)
@@ -112,14 +122,16 @@ void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size
         struct gr_op *op = &g->ops[o];
         if (!gains_by_int8(g, op, bits))
             continue;
+        op->compute = COMPUTE_INT8;
+        n++;
+        if (op->layer == NULL)
+            continue;
         struct delta_list list = delta_set_list(set, op->layer);
         size_t bytes = (size_t)(op->layer->out * layer_k(op->layer)) / 16 * 17; /* and ranges */
-        op->compute = COMPUTE_INT8;
         op->keep = bytes <= *budget && !any_varying(&list);
         *budget -= op->keep ? bytes : 0;
         kept += op->keep ? bytes : 0;
         n_kept += op->keep;
-        n++;
     }
     log_debug("%s: %d products in int8, the weights of %d stay in memory (%.1f MB)", g->name, n,
               n_kept, (double)kept / 1e6);

@@ -10,7 +10,9 @@
  * (STYLE.md 3e.3). Levels of instructions are forced by KRON_CPU_MASK, as a user would.
  *
  * linear_int8 and geglu_int8 are these operations in whole numbers, held against a
- * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`. */
+ * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`;
+ * attention_int8 is held against `ref` alone (int16.c). */
+#include "int16.h"
 #include "int8.h"
 #include <math.h>
 #include <stdlib.h>
@@ -406,7 +408,9 @@ static void check_devices(struct test_case *t, const float *want, const double *
     mem_free(got);
 }
 
-static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
+/* whole: in whole numbers of 16 bits, where the operation has such a way. */
+static void one_case(enum gr_op_kind kind, uint64_t seed, bound_fn bound_of, bool whole,
+                     struct tally *tally)
 {
     struct test_case t, twin;
     void *want = NULL, *abs_want = NULL, *bound = NULL;
@@ -417,6 +421,11 @@ static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
     case_settle_gains(&t, &twin);
     size_t n = t.bind_bytes[t.out_bind];
     kron_status status = t.g.status ? t.g.status : twin.g.status;
+    if (status == KRON_OK && whole && !int16_case(&t)) {
+        case_free(&t);
+        case_free(&twin);
+        return;
+    }
     if (status == KRON_OK)
         status = mem_alloc(&want, n, "a test");
     if (status == KRON_OK)
@@ -425,7 +434,7 @@ static void one_case(enum gr_op_kind kind, uint64_t seed, struct tally *tally)
         status = mem_alloc(&bound, n * 2, "a test");
     if (status == KRON_OK && run_case(ref_device, &t, want, &why) &&
         run_case(ref_device, &twin, abs_want, &why)) {
-        bounds[kind](&t, want, abs_want, bound);
+        bound_of(&t, want, abs_want, bound);
         check_devices(&t, want, bound, tally);
     } else {
         printf("FAIL ref: %s\n  %s\n", why ? why : kron_error_detail(), t.text);
@@ -517,13 +526,16 @@ static const struct int8_test {
     enum gr_op_kind kind;
     const char *name;
     int cases;
-} int8_tests[] = {{OP_LINEAR, "linear_int8", 60}, {OP_GEGLU, "geglu_int8", 50}};
+    bound_fn bound; /* of 16 bits against ref; NULL: 8 bits, against the model too */
+} int8_tests[] = {{OP_LINEAR, "linear_int8", 60, NULL},
+                  {OP_GEGLU, "geglu_int8", 50, NULL},
+                  {OP_ATTENTION, "attention_int8", 200, int16_attention_bound}};
 
 static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
                           struct tally *all)
 {
     double start_at = clock_seconds();
-    const char *wrong = int8_extremes();
+    const char *wrong = test->bound ? NULL : int8_extremes();
     struct tally t = {0};
 
     if (wrong != NULL) {
@@ -531,7 +543,10 @@ static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases
         t.failed++;
     }
     for (int i = 0; i < (cases ? cases : test->cases); i++)
-        one_int8_case(test->kind, seed + (uint64_t)i, &t);
+        if (test->bound != NULL)
+            one_case(test->kind, seed + (uint64_t)i, test->bound, true, &t);
+        else
+            one_int8_case(test->kind, seed + (uint64_t)i, &t);
     printf("%-12s %5ld passed, %ld failed, worst error %.2f of its bound, %.1f s\n", test->name,
            t.passed, t.failed, t.worst, clock_seconds() - start_at);
     all->passed += t.passed;
@@ -561,7 +576,7 @@ static bool run_checks(const char *only, uint64_t seed, int cases)
         }
         double start_at = clock_seconds();
         for (int i = 0; bounds[kind] != NULL && i < (cases ? cases : default_cases[kind]); i++)
-            one_case(kind, seed + (uint64_t)i, &t);
+            one_case(kind, seed + (uint64_t)i, bounds[kind], false, &t);
         printf("%-12s %5ld passed, %ld failed, worst error %.2f of its bound, %.1f s\n",
                gr_op_name(kind), t.passed, t.failed, t.worst, clock_seconds() - start_at);
         all.passed += t.passed;

@@ -43,12 +43,12 @@ INLINE float soften(float *s, int64_t live, int64_t n, float *top, float *sum)
         m = VMAX(m, vload(s + j));
     float most = vtop(m);
     for (int64_t j = 0; j < n; j += VL) {
-        vf p = vexp(vload(s + j) - most);
+        vf p = vexp2(vload(s + j) - most);
         vstore(s + j, p);
         t += p;
     }
-    float shrink = expf(*top - most);
-    *sum = *sum * shrink + vsum(t); /* exp of a dead score stops at 1e-38: far below rounding */
+    float shrink = vexp2(vset(*top - most))[0];
+    *sum = *sum * shrink + vsum(t); /* a dead score counts 1e-38: far below rounding */
     *top = most;
     return shrink;
 }
@@ -57,6 +57,23 @@ struct attention_state {
     float *q, *kt, *v, *s, *o, *top, *sum;
     int64_t width, dp; /* B, d rounded up */
 };
+
+/* Asks for keys and values of the next block, `most` keys from `at` on, while ATTENTION_ROWS
+ * queries from `q` on are at work on the one before: rows lie far apart, which no hardware
+ * foresees. Each such group asks for its share. */
+INLINE void attention_fetch(const struct attention_tile *t, int64_t at, int64_t most,
+                                   int64_t q)
+{
+    int64_t n = t->n_k - at < most ? t->n_k - at : most;
+    int64_t from = n * q / t->n_q, end = n * (q + ATTENTION_ROWS) / t->n_q;
+
+    for (int64_t j = from; j < end && j < n; j++)
+        for (int64_t e = 0; e < t->d + 15; e += 16) {
+            int64_t i = (at + j) * t->ldk + (e < t->d ? e : t->d - 1);
+            __builtin_prefetch(t->k + i, 0, 2);
+            __builtin_prefetch(t->v + i, 0, 2);
+        }
+}
 
 /* Keys [at, at + n), packed, into the running outputs. */
 static void attend_block(const struct attention_tile *t, const struct attention_state *st,
@@ -68,6 +85,7 @@ static void attend_block(const struct attention_tile *t, const struct attention_
         from = at - t->first;
     for (int64_t m; from < t->n_q; from += m) {
         m = t->n_q - from < ATTENTION_ROWS ? t->n_q - from : ATTENTION_ROWS;
+        attention_fetch(t, at + n, st->width, from);
         for (int64_t j = 0; j < np; j += PANEL)
             k_gemm(m, PANEL, t->d, st->q + from * t->d, t->d, st->kt + j * t->d, PANEL, st->s + j,
                    st->width, false);
@@ -88,7 +106,7 @@ static struct attention_state attention_begin(const struct attention_tile *t)
 {
     struct attention_state st = {.width = attention_keys(t->d),
                                  .dp = (t->d + VL - 1) / VL * VL};
-    float scale = (float)(1 / sqrt((double)t->d));
+    float scale = (float)(1.4426950408889634 / sqrt((double)t->d)); /* to powers of 2 */
 
     st.q = t->scratch;
     st.kt = st.q + t->n_q * t->d;

@@ -79,3 +79,19 @@ static void k_conv(const struct conv_panel *c)
     else
         conv_columns(1, c);
 }
+
+static void k_scatter8(const float *src, int64_t ld, int64_t n, const int32_t *at, float *dst)
+{
+    int64_t c = 0;
+
+    for (; c + 8 <= n; c += 8) {
+        v8 t[8];
+        transpose8x8(src + c, ld, t);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            *(v8_mem *)(dst + at[c + i]) = t[i];
+    }
+    for (; c < n; c++)
+        for (int i = 0; i < 8; i++)
+            dst[at[c] + i] = src[i * ld + c];
+}

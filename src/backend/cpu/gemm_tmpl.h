@@ -2,19 +2,6 @@
  * Products of panels that stay in cache, for vectors of VL floats: a tile of MR rows by 2 vectors
  * of c is held in registers over the whole of k. No packing: b's rows are read as they are. */
 
-INLINE vf load_part(const float *p, int64_t n)
-{
-    return n >= VL ? vload(p) : n > 0 ? vload_n(p, n) : (vf){0};
-}
-
-INLINE void store_part(float *p, vf v, int64_t n)
-{
-    if (n >= VL)
-        vstore(p, v);
-    else
-        vstore_n(p, v, n);
-}
-
 /* c[mr, w], w <= nv * VL; mr and nv are constants in each call. Columns past w of b are not
  * read where w is short. */
 INLINE void gemm_tile(const int mr, const int nv, int64_t w, int64_t k, const float *a,

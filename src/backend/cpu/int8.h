@@ -57,7 +57,27 @@ struct int8_kernels {
     void (*pack)(const float *w, int64_t n, int64_t k, int64_t ld, int8_t *q, float *scale,
                  float *sum);
     void (*product)(const struct int8_tile *t);
+    /* The block of keys and values from key `at` on. */
+    void (*attention_pack)(const struct attention_tile *t, int64_t at, float *block);
+    /* A tile by the blocks at t->packed; not causal; attention16_floats(d) of scratch. */
+    void (*attention)(const struct attention_tile *t);
 };
+
+/* Attention in 16 bits (attention16_tmpl.h): keys of a block, most channels of a head. */
+enum { ATTENTION16_KEYS = 256, ATTENTION16_DEPTH = 192 };
+static inline int64_t attention16_block_floats(int64_t d)
+{
+    int64_t dp = up_to(d, 16);
+
+    return ATTENTION16_KEYS * (1 + up_to(d, 2) / 2) + 16 + dp + ATTENTION16_KEYS / 2 * dp;
+}
+static inline int64_t attention16_floats(int64_t d)
+{
+    int64_t q = attention_queries(d);
+
+    return q * up_to(d, 16) + 3 * q + ATTENTION_ROWS * ATTENTION16_KEYS * 3 / 2 +
+           q * up_to(d, 32) / 2;
+}
 
 /* The best set that this machine has and KRON_CPU_MASK allows ("avxvnni": without AVX-512). */
 const struct int8_kernels *int8_kernels_best(void);

@@ -6,6 +6,7 @@
 
 #define VL 4
 #define INT8_TILE 4
+#define PAIRS_TILE 6
 #define X_MOST 255
 #define W_MOST 127
 #include "backend/cpu/simd.h"
@@ -27,7 +28,20 @@ INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, 
         }
 }
 
+INLINE void store16(int16_t *to, const vi v[2])
+{
+    for (int i = 0; i < 2 * VL; i++)
+        to[i] = (int16_t)v[i / VL][i % VL];
+}
+
+INLINE vi pairs_add(vi s, vi a, vi b)
+{
+    return s + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+}
+
 #include "backend/cpu/int8_tmpl.h"
+#include "backend/cpu/transpose_tmpl.h"
+#include "backend/cpu/attention16_tmpl.h"
 
 INT8_TABLE(c);
 

@@ -230,4 +230,5 @@ static void int8_product(const struct int8_tile *t)
     const struct int8_kernels int8_kernels_##level = {                                     \
         .name = #level, .x_most = X_MOST, .w_most = W_MOST, .panel = PANEL, .tile = INT8_TILE, \
         .quantise = int8_quantise, .pack = int8_pack, .product = int8_product,             \
+        .attention_pack = attention16_pack, .attention = attention16,                     \
     }

@@ -11,9 +11,9 @@
 #include "backend/cpu/simd.h"
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/winograd_tmpl.h"
-#include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"
 

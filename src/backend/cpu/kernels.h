@@ -12,6 +12,7 @@
  * attention_tmpl.h. */
 struct attention_tile {
     const float *q, *k, *v; /* first channel of the head; rows ldq or ldk floats apart */
+    float *packed;          /* in whole numbers: the head's blocks of keys and values */
     float *y;
     int64_t ldq, ldk;
     int64_t first;       /* index of the first query, for causal attention */

@@ -44,6 +44,20 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
         p[i] = v[i];
 }
 
+/* Those of VL floats that exist: n, or all. */
+INLINE vf load_part(const float *p, int64_t n)
+{
+    return n >= VL ? vload(p) : n > 0 ? vload_n(p, n) : (vf){0};
+}
+
+INLINE void store_part(float *p, vf v, int64_t n)
+{
+    if (n >= VL)
+        vstore(p, v);
+    else
+        vstore_n(p, v, n);
+}
+
 #ifndef VFMA
 #define VFMA(a, b, c) ((a) * (b) + (c))
 #endif
@@ -53,6 +67,10 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 #ifndef VMAX
 #define VMAX(a, b) VSEL((a) > (b), a, b)
 #define VMIN(a, b) VSEL((a) < (b), a, b)
+#endif
+
+#ifndef VROUND /* to the nearest whole number, of |v| under 2^22: it is left in the low bits */
+#define VROUND(v) ((vi)((v) + 12582912.0f) - 0x4b400000)
 #endif
 
 INLINE float vsum(vf v)
@@ -97,6 +115,21 @@ INLINE vf vexp(vf x)
     p = VFMA(p, r, vset(1.0f));
     vi e = ((vi)t - 0x4b400000 + 127) << 23;
     return p * (vf)e;
+}
+
+/* 2^x for x <= 0, below -126 the value there: as vexp(), with a fit of 2.5e-9. */
+INLINE vf vexp2(vf x)
+{
+    x = VMAX(x, vset(-126.0f));
+    vf t = x + 12582912.0f, r = x - (t - 12582912.0f), p = vset(0.0001546144468f);
+
+    p = VFMA(p, r, vset(0.001340042818f));
+    p = VFMA(p, r, vset(0.009618056679f));
+    p = VFMA(p, r, vset(0.05550327227f));
+    p = VFMA(p, r, vset(0.2402265092f));
+    p = VFMA(p, r, vset(0.6931472067f));
+    p = VFMA(p, r, vset(1.0f));
+    return (vf)((vi)p + ((vi)t << 23));
 }
 
 INLINE vf vsigmoid_of(vf x, float slope) /* x / (1 + exp(-slope x)) */

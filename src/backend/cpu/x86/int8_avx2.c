@@ -5,6 +5,7 @@
 #include <math.h>
 
 #define INT8_TILE 4
+#define PAIRS_TILE 6
 #define X_MOST 127
 #define W_MOST 64
 #include "backend/cpu/x86/int8_avx.h"
@@ -33,6 +34,13 @@ INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, 
     }
 }
 
+INLINE vi pairs_add(vi s, vi a, vi b)
+{
+    return s + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+
 #include "backend/cpu/int8_tmpl.h"
+#include "backend/cpu/transpose_tmpl.h"
+#include "backend/cpu/attention16_tmpl.h"
 
 INT8_TABLE(avx2);

@@ -6,10 +6,12 @@
 
 #define VL 16
 #define INT8_TILE 12
+#define PAIRS_TILE 12
 #define X_MOST 255
 #define W_MOST 127
 #define VFMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define VMAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define VROUND(v) ((vi)_mm512_cvtps_epi32((__m512)(v)))
 #define VMIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #include "backend/cpu/simd.h"
 
@@ -35,6 +37,19 @@ INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, 
     }
 }
 
+INLINE void store16(int16_t *to, const vi v[2])
+{
+    for (int i = 0; i < 2; i++)
+        _mm256_storeu_si256((__m256i *)(void *)(to + 16 * i), _mm512_cvtepi32_epi16((__m512i)v[i]));
+}
+
+INLINE vi pairs_add(vi s, vi a, vi b)
+{
+    return (vi)_mm512_dpwssd_epi32((__m512i)s, (__m512i)a, (__m512i)b);
+}
+
 #include "backend/cpu/int8_tmpl.h"
+#include "backend/cpu/transpose_tmpl.h"
+#include "backend/cpu/attention16_tmpl.h"
 
 INT8_TABLE(avx512vnni);

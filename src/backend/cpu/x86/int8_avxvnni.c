@@ -4,6 +4,7 @@
 #include <math.h>
 
 #define INT8_TILE 6
+#define PAIRS_TILE 6
 #define X_MOST 255
 #define W_MOST 127
 #include "backend/cpu/x86/int8_avx.h"
@@ -26,6 +27,13 @@ INLINE void int8_step(vi (*s)[2], const int rows, const uint8_t *x, int64_t ld, 
     }
 }
 
+INLINE vi pairs_add(vi s, vi a, vi b)
+{
+    return (vi)_mm256_dpwssd_avx_epi32((__m256i)s, (__m256i)a, (__m256i)b);
+}
+
 #include "backend/cpu/int8_tmpl.h"
+#include "backend/cpu/transpose_tmpl.h"
+#include "backend/cpu/attention16_tmpl.h"
 
 INT8_TABLE(avxvnni);

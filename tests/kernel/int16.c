@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT
+ * The bounds of operations in whole numbers of 16 bits (backend/cpu/attention16_tmpl.h). */
+#include "int16.h"
+#include "backend/cpu/int8.h"
+#include <math.h>
+#include <string.h>
+
+static const double unit = 0x1p-24;
+
+bool int16_case(struct test_case *t)
+{
+    char text[sizeof t->text];
+    struct gr_op *op = &t->g.ops[t->op];
+    const char *name = gr_op_name(op->kind);
+
+    if (op->kind == OP_ATTENTION && (op->causal || t->out_shape.c / op->heads > ATTENTION16_DEPTH))
+        return false;
+    op->compute = COMPUTE_INT8;
+    memcpy(text, t->text, sizeof text);
+    snprintf(t->text, sizeof t->text, "--op %s_int8%.*s", name, (int)sizeof text - 40,
+             text + strlen("--op ") + strlen(name));
+    return true;
+}
+
+/* --- attention --- */
+
+struct head {
+    const float *q, *k, *v; /* of one query, of all keys */
+    int64_t d, n, ld;
+    double *score, *weight;
+};
+
+static double largest(const float *x, int64_t n)
+{
+    double most = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)x[i]));
+    return most;
+}
+
+/* Scores, and the largest error of one: half a step of either side in each channel. */
+static double score_error(const struct head *h)
+{
+    double steps = floor(sqrt(2147483520.0 / (double)((h->d + 1) / 2 * 2))), worst = 0;
+    double root = sqrt((double)h->d), half_q = largest(h->q, h->d) / fmin(steps, 32767) / 2;
+
+    for (int64_t j = 0; j < h->n; j++) {
+        const float *k = h->k + j * h->ld;
+        double half_k = largest(k, h->d) / fmin(steps, 32767) / 2, error = 0, size = 0;
+        h->score[j] = 0;
+        for (int64_t e = 0; e < h->d; e++) {
+            double q = fabs((double)h->q[e]), a = fabs((double)k[e]);
+            h->score[j] += (double)h->q[e] * (double)k[e] / root;
+            error += q * half_k + a * half_q + half_q * half_k;
+            size += q * a;
+        }
+        worst = fmax(worst, (error * 1.001 + 16 * unit * size) / root);
+    }
+    return worst;
+}
+
+/* exp2_near() errs by 1e-4 of a probability; rounding by half of a step of a block's largest one,
+ * which the sum that divides may make twice as bad; a value by half a step of its block. */
+static double block_error(const struct head *h, int64_t first, int64_t end)
+{
+    double most = 0;
+
+    for (int64_t j = first; j < end; j++)
+        most = fmax(most, h->weight[j]);
+    return (double)(end - first) * most / 4095;
+}
+
+static void head_bound(const struct head *h, double *bound)
+{
+    double e = score_error(h), top = -INFINITY, sum = 0, rounding = 0;
+
+    for (int64_t j = 0; j < h->n; j++)
+        top = fmax(top, h->score[j]);
+    for (int64_t j = 0; j < h->n; j++)
+        sum += h->weight[j] = exp(h->score[j] - top);
+    for (int64_t j = 0; j < h->n; j++)
+        h->weight[j] /= sum;
+    for (int64_t j = 0; j < h->n; j += ATTENTION16_KEYS)
+        rounding += block_error(h, j, j + ATTENTION16_KEYS < h->n ? j + ATTENTION16_KEYS : h->n);
+    for (int64_t c = 0; c < h->d; c++) {
+        double most = 0;
+        for (int64_t j = 0; j < h->n; j++)
+            most = fmax(most, fabs((double)h->v[j * h->ld + c]));
+        bound[c] = most * (expm1(2 * e) + rounding + 2e-4 + 0.5 / 2047 +
+                           unit * (sqrt((double)h->n) + 16));
+    }
+}
+
+void int16_attention_bound(const struct test_case *t, const float *want, const float *abs_want,
+                           double *bound)
+{
+    const struct gr_op *op = &t->g.ops[t->op];
+    struct gr_shape s = t->out_shape, ks = gr_shape_of(&t->g, op->in[1]);
+    int64_t tq = s.h * s.w, tk = ks.h * ks.w, d = s.c / op->heads;
+    void *mem = NULL;
+
+    (void)want, (void)abs_want;
+    if (mem_alloc_n(&mem, 2 * (size_t)tk, sizeof(double), "a test") != KRON_OK)
+        return;
+    for (int64_t i = 0; i < s.n * tq * op->heads; i++) {
+        int64_t head = i % op->heads, row = i / op->heads, at = row / tq * tk * s.c + head * d;
+        struct head h = {(const float *)t->bind_data[0] + row * s.c + head * d,
+                         (const float *)t->bind_data[1] + at, (const float *)t->bind_data[2] + at,
+                         d, tk, s.c, mem, (double *)mem + tk};
+        head_bound(&h, bound + row * s.c + head * d);
+    }
+    mem_free(mem);
+}
