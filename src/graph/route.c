@@ -98,6 +98,15 @@ static bool attention_gains(const struct graph *g, const struct gr_op *op)
     return !op->causal && k.h * k.w >= FEW_KEYS && k.c / op->heads <= MOST_HEAD;
 }
 
+/* Windows of 3x3 have a way with few products in 16 bits, of two inputs at a time. */
+static bool conv_gains(const struct gr_op *op)
+{
+    const struct layer *l = op->layer;
+
+    return l->kh == 3 && l->kw == 3 && op->stride == 1 && l->in % 2 == 0 &&
+           l->in >= LEAST_SIDE && l->out >= LEAST_SIDE;
+}
+
 /* Few rows are a pass over the weight, whatever it is multiplied in. */
 static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
 {
@@ -106,6 +115,8 @@ static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bit
 
     if (op->kind == OP_ATTENTION)
         return attention_gains(g, op);
+    if (op->kind == OP_CONV2D)
+        return conv_gains(op);
     if ((op->kind != OP_LINEAR && op->kind != OP_GEGLU) || x.n * x.h * x.w <= FEW_ROWS)
         return false;
     if (bits < 8 && op->trunk)
@@ -124,7 +135,7 @@ void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size
             continue;
         op->compute = COMPUTE_INT8;
         n++;
-        if (op->layer == NULL)
+        if (op->kind != OP_LINEAR && op->kind != OP_GEGLU)
             continue;
         struct delta_list list = delta_set_list(set, op->layer);
         size_t bytes = (size_t)(op->layer->out * layer_k(op->layer)) / 16 * 17; /* and ranges */

@@ -11,7 +11,8 @@
  *
  * linear_int8 and geglu_int8 are these operations in whole numbers, held against a
  * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`;
- * attention_int8 is held against `ref` alone (int16.c). */
+ * attention_int8 and conv2d_int8 are held against `ref` alone
+ * (int16.c). */
 #include "int16.h"
 #include "int8.h"
 #include <math.h>
@@ -529,7 +530,8 @@ static const struct int8_test {
     bound_fn bound; /* of 16 bits against ref; NULL: 8 bits, against the model too */
 } int8_tests[] = {{OP_LINEAR, "linear_int8", 60, NULL},
                   {OP_GEGLU, "geglu_int8", 50, NULL},
-                  {OP_ATTENTION, "attention_int8", 200, int16_attention_bound}};
+                  {OP_ATTENTION, "attention_int8", 200, int16_attention_bound},
+                  {OP_CONV2D, "conv2d_int8", 300, int16_conv_bound}};
 
 static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
                           struct tally *all)
@@ -661,13 +663,23 @@ static void bench_int8(const struct bench_shape *b)
     fflush(stdout);
 }
 
+static bool bench_whole(const struct bench_shape *b)
+{
+    struct test_case t;
+
+    bench_build(&t, b);
+    bool yes = b->kind == OP_LINEAR || b->kind == OP_GEGLU || int16_case(&t);
+    case_free(&t);
+    return yes;
+}
+
 static void run_int8_bench(const char *only, const char *match)
 {
     for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++) {
         if (only != NULL && strcmp(only, int8_tests[i].name) != 0)
             continue;
         for (int j = 0; j < n_bench_shapes; j++)
-            if (bench_shapes[j].kind == int8_tests[i].kind &&
+            if (bench_shapes[j].kind == int8_tests[i].kind && bench_whole(&bench_shapes[j]) &&
                 (match == NULL || strstr(bench_shapes[j].text, match) != NULL))
                 bench_int8(&bench_shapes[j]);
     }

@@ -147,17 +147,21 @@ void weights_trim(struct be_weights *w);
 kron_status weights_reserve(struct be_weights *w, size_t bytes);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
-/* Room for a layer's weight as whole numbers, made at the first call, for all plans of these
- * weights; it is filled by what runs first, and again when its key differs. */
+/* Room for what is made of a layer's weight, kept for all plans of these weights: whole numbers
+ * q[rows, depth], none if depth is 0, and two numbers for each of `groups` parts of a row. It is
+ * taken at the first call, filled by what runs first, and again when its key differs. */
 struct packed {
     int8_t *q;
-    float *scale, *sum; /* of each group of each weight row, rows of whole panels */
-    float *key;   /* [deltas of the layer]: strengths of those that changed the rows */
+    float *scale, *sum;
+    float *key; /* [deltas of the layer]: strengths of those that changed the rows */
     const void *base;
     bool filled;
 };
 kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
                            int64_t groups, struct packed **out);
+/* Whether it holds the weight of this run; that it does now. */
+bool packed_holds(const struct cpu_call *c, const struct packed *k);
+void packed_filled(const struct cpu_call *c, struct packed *k);
 /* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
  * takes is kept with the weights, made at the first call. */
 kron_status weights_delta(struct be_plan *p, const struct layer *l, int i, struct delta *out);

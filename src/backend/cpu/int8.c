@@ -164,20 +164,13 @@ static void pack(const struct job *j, int64_t first, int64_t n, int8_t *q, float
 static void pack_kept(const struct job *j)
 {
     const struct cpu_call *c = j->c;
-    const struct wsource *w = &c->o->w;
     struct packed *k = j->i->kept;
-    bool same = k->filled && k->base == w->base.data;
 
-    for (int i = 0; same && i < w->n; i++)
-        same = k->key[i] == wpass_delta_strength(c, w, i);
-    if (same)
+    if (packed_holds(c, k))
         return;
 #pragma omp parallel num_threads(c->threads)
     pack(j, 0, j->i->panels, k->q, k->scale, k->sum);
-    for (int i = 0; i < w->n; i++)
-        k->key[i] = wpass_delta_strength(c, w, i);
-    k->base = w->base.data;
-    k->filled = true;
+    packed_filled(c, k);
 }
 
 /* --- the product --- */

@@ -61,7 +61,11 @@ struct int8_kernels {
     void (*attention_pack)(const struct attention_tile *t, int64_t at, float *block);
     /* A tile by the blocks at t->packed; not causal; attention16_floats(d) of scratch. */
     void (*attention)(const struct attention_tile *t);
+    struct wino_kernels wino; /* panels as above */
 };
+
+/* Inputs of a 3x3 convolution with scales of their own (winograd16_tmpl.h). */
+enum { WINO_GROUP = 128 };
 
 /* Attention in 16 bits (attention16_tmpl.h): keys of a block, most channels of a head. */
 enum { ATTENTION16_KEYS = 256, ATTENTION16_DEPTH = 192 };

@@ -231,4 +231,5 @@ static void int8_product(const struct int8_tile *t)
         .name = #level, .x_most = X_MOST, .w_most = W_MOST, .panel = PANEL, .tile = INT8_TILE, \
         .quantise = int8_quantise, .pack = int8_pack, .product = int8_product,             \
         .attention_pack = attention16_pack, .attention = attention16,                     \
+        .wino = {wino16_input, wino16_weights, wino16_product, wino16_output},             \
     }

@@ -34,9 +34,12 @@ struct conv_panel {
 };
 
 /* m[n, 2 * lanes] (+)= v[n, k] u[k, 2 * lanes]: one of the 36 products of a group of tiles by a
- * panel of channels. next_v and next_u: where the product after this one will read. */
+ * panel of channels. next_v and next_u: where the product after this one will read. Whole numbers
+ * have a scale for each row of v, v_scale_step apart, and each column of u. */
 struct wino_product {
     const float *v, *u, *next_v, *next_u;
+    const float *v_scale, *u_scale;
+    int64_t v_scale_step;
     float *m;
     int64_t ldv, ldm, n, k;
     bool add;
@@ -51,6 +54,18 @@ struct wino_tile {
     float *y;
     const float *res, *bias, *vec;
     int64_t ld_row, ld_px, rows, cols; /* of y and res */
+};
+
+/* In f32, or in whole numbers of 16 bits (winograd16_tmpl.h), two in the place of a float. */
+struct wino_kernels {
+    /* Channels [from, from + n) of a tile of 6x6 pixels px, transformed, to v + point * step. inv
+     * is what makes them whole. */
+    void (*input)(const float *const *px, int64_t from, int64_t n, float inv, float *v,
+                  int64_t step);
+    /* w[n][9][panel] transformed: u[point * step][n][panel]; inv[panel] as above. */
+    void (*weights)(const float *w, int64_t n, const float *inv, float *u, int64_t step);
+    void (*product)(const struct wino_product *a);
+    void (*output)(const struct wino_tile *t, int64_t n); /* n channels */
 };
 
 struct cpu_kernels {
@@ -69,13 +84,7 @@ struct cpu_kernels {
     void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                  int64_t ldb, float *c, int64_t ldc, bool add);
     void (*conv)(const struct conv_panel *c);
-    /* Channels [from, from + n) of a tile of 6x6 pixels px, transformed, to v + point * step. */
-    void (*wino_input)(const float *const *px, int64_t from, int64_t n, float *v, int64_t step);
-    /* w[n][9][2 * lanes] transformed: u[point * step][n][2 * lanes]. */
-    void (*wino_weights)(const float *w, int64_t n, float *u, int64_t step);
-    void (*wino_product)(const struct wino_product *a);
-    /* n channels. */
-    void (*wino_output)(const struct wino_tile *t, int64_t n);
+    struct wino_kernels wino;
     /* For each column c < n: the 8 numbers src[0..7][c] go to dst + at[c]. */
     void (*scatter8)(const float *src, int64_t ld, int64_t n, const int32_t *at, float *dst);
     /* y[i] = act(x[i] + bias[i]) + vec[i] + res[i]; bias, vec, res may be NULL; y may be x, res. */

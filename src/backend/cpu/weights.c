@@ -439,9 +439,31 @@ static kron_status packed_take(struct packed *k, size_t rows, size_t depth, size
     k->scale = m;
     KRON_TRY(mem_alloc_n(&m, rows * groups, sizeof *k->sum, "a packed weight"));
     k->sum = m;
+    if (depth == 0)
+        return KRON_OK;
     KRON_TRY(mem_alloc_n(&m, rows, depth, "a packed weight"));
     k->q = m;
     return KRON_OK;
+}
+
+bool packed_holds(const struct cpu_call *c, const struct packed *k)
+{
+    const struct wsource *w = &c->o->w;
+    bool same = k->filled && k->base == w->base.data;
+
+    for (int i = 0; same && i < w->n; i++)
+        same = k->key[i] == wpass_delta_strength(c, w, i);
+    return same;
+}
+
+void packed_filled(const struct cpu_call *c, struct packed *k)
+{
+    const struct wsource *w = &c->o->w;
+
+    for (int i = 0; i < w->n; i++)
+        k->key[i] = wpass_delta_strength(c, w, i);
+    k->base = w->base.data;
+    k->filled = true;
 }
 
 kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t rows, int64_t depth,
@@ -451,7 +473,7 @@ kron_status weights_packed(struct be_plan *p, const struct layer *l, int64_t row
     kron_status status = KRON_OK;
 
     pthread_mutex_lock(&lock);
-    if (k->q == NULL)
+    if (k->key == NULL)
         status = packed_take(k, (size_t)rows, (size_t)depth, (size_t)groups,
                              (size_t)delta_set_list(p->weights->set, l).n);
     if (status != KRON_OK)

@@ -60,6 +60,7 @@ INLINE vf get_e4m3(const void *p)
 #include "backend/cpu/gemm_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/conv_tmpl.h"
+#include "backend/cpu/wino_transform_tmpl.h"
 #include "backend/cpu/winograd_tmpl.h"
 #include "backend/cpu/attention_tmpl.h"
 #include "backend/cpu/table_tmpl.h"
