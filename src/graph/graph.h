@@ -65,8 +65,9 @@ enum gr_act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU };
 enum gr_route { ROUTE_WEIGHT, ROUTE_ACTIVATION, ROUTE_MERGED, ROUTE_MIXED, ROUTE_COUNT };
 const char *gr_route_name(enum gr_route r);
 
-/* What a layer's product is made of: f32, or whole numbers, quantised by row (docs/int8.md). */
-enum gr_compute { COMPUTE_F32, COMPUTE_INT8 };
+/* What products are made of: f32, or whole numbers of so many bits, quantised by row
+ * (docs/int8.md). */
+enum gr_compute { COMPUTE_F32, COMPUTE_INT8, COMPUTE_INT16 };
 
 enum { GR_MAX_IN = 3 };
 
@@ -78,9 +79,9 @@ struct gr_op {
     const struct layer *layer2; /* embed: the position table */
     enum gr_act act;
     enum gr_route route;
-    enum gr_compute compute; /* linear, geglu */
+    enum gr_compute compute; /* linear: any; geglu: not int16; conv2d, attention: not int8 */
     bool trunk;              /* what residuals are added to passes through it */
-    bool keep;               /* COMPUTE_INT8: its weight may stay in memory, one byte a number */
+    bool keep;               /* linear, geglu: its weight may stay in memory as whole numbers */
     bool pages; /* its weight lies in a mapped file, whose pages are given back when it has run */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */

@@ -107,21 +107,40 @@ static bool conv_gains(const struct gr_op *op)
            l->in >= LEAST_SIDE && l->out >= LEAST_SIDE;
 }
 
-/* Few rows are a pass over the weight, whatever it is multiplied in. */
-static bool gains_by_int8(const struct graph *g, const struct gr_op *op, int bits)
+/* Few rows are a pass over the weight, whatever it is multiplied in. With less than 8 bits what
+ * residuals are added to takes 16. */
+static enum gr_compute rows_compute(const struct graph *g, const struct gr_op *op, int bits)
 {
     const struct layer *l = op->layer;
     struct gr_shape x = gr_shape_of(g, op->in[0]);
 
-    if (op->kind == OP_ATTENTION)
-        return attention_gains(g, op);
-    if (op->kind == OP_CONV2D)
-        return conv_gains(op);
-    if ((op->kind != OP_LINEAR && op->kind != OP_GEGLU) || x.n * x.h * x.w <= FEW_ROWS)
-        return false;
-    if (bits < 8 && op->trunk)
-        return false;
-    return l->in >= LEAST_SIDE && l->out >= LEAST_SIDE && l->in <= MOST_DEPTH;
+    if (x.n * x.h * x.w <= FEW_ROWS || l->in < LEAST_SIDE || l->out < LEAST_SIDE ||
+        l->in > MOST_DEPTH)
+        return COMPUTE_F32;
+    return bits < 8 && op->trunk && op->kind == OP_LINEAR ? COMPUTE_INT16 : COMPUTE_INT8;
+}
+
+static enum gr_compute whole_compute(const struct graph *g, const struct gr_op *op, int bits)
+{
+    switch (op->kind) {
+    case OP_LINEAR:
+    case OP_GEGLU:
+        return rows_compute(g, op, bits);
+    case OP_CONV2D:
+        return conv_gains(op) ? COMPUTE_INT16 : COMPUTE_F32;
+    case OP_ATTENTION:
+        return attention_gains(g, op) ? COMPUTE_INT16 : COMPUTE_F32;
+    default:
+        return COMPUTE_F32;
+    }
+}
+
+/* Bytes that a layer's weight takes as whole numbers, with their scales. */
+static size_t whole_bytes(const struct gr_op *op)
+{
+    size_t n = (size_t)(op->layer->out * layer_k(op->layer));
+
+    return (op->compute == COMPUTE_INT16 ? 2 * n : n) + n / 16;
 }
 
 void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget)
@@ -131,21 +150,19 @@ void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size
 
     for (int o = 0; o < g->n_ops; o++) {
         struct gr_op *op = &g->ops[o];
-        if (!gains_by_int8(g, op, bits))
-            continue;
-        op->compute = COMPUTE_INT8;
-        n++;
-        if (op->kind != OP_LINEAR && op->kind != OP_GEGLU)
+        op->compute = whole_compute(g, op, bits);
+        n += op->compute != COMPUTE_F32;
+        if (op->compute == COMPUTE_F32 || (op->kind != OP_LINEAR && op->kind != OP_GEGLU))
             continue;
         struct delta_list list = delta_set_list(set, op->layer);
-        size_t bytes = (size_t)(op->layer->out * layer_k(op->layer)) / 16 * 17; /* and ranges */
+        size_t bytes = whole_bytes(op);
         op->keep = bytes <= *budget && !any_varying(&list);
         *budget -= op->keep ? bytes : 0;
         kept += op->keep ? bytes : 0;
         n_kept += op->keep;
     }
-    log_debug("%s: %d products in int8, the weights of %d stay in memory (%.1f MB)", g->name, n,
-              n_kept, (double)kept / 1e6);
+    log_debug("%s: %d products in whole numbers, the weights of %d stay in memory (%.1f MB)",
+              g->name, n, n_kept, (double)kept / 1e6);
 }
 
 const char *gr_route_name(enum gr_route r)

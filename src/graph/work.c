@@ -39,8 +39,9 @@ static double weight_bytes(const struct graph *g, const struct gr_op *op)
         return 0;
     if (op->kind == OP_EMBED) /* a row for each token */
         return elements(g, op->in[0]) * (double)l->weight.bytes / (double)l->out;
-    if (op->compute == COMPUTE_INT8 && op->keep)
-        return (double)l->out * (double)layer_k(l) + (double)l->bias.bytes;
+    if (op->keep)
+        return (op->compute == COMPUTE_INT16 ? 2 : 1) * (double)l->out * (double)layer_k(l) +
+               (double)l->bias.bytes;
     if (op->route == ROUTE_MERGED)
         return 4 * (double)l->out * (double)layer_k(l) + (double)l->bias.bytes;
     return (double)l->weight.bytes + (double)l->bias.bytes;

@@ -12,7 +12,9 @@ static const char *route_text(const struct session *s, const struct gr_op *op)
 
 static const char *compute_text(const struct gr_op *op, const struct gr_work *w)
 {
-    return w->flops == 0 ? "" : op->compute == COMPUTE_INT8 ? "int8" : "f32";
+    static const char *const names[] = {"f32", "int8", "int16"};
+
+    return w->flops == 0 ? "" : names[op->compute];
 }
 
 static void put_shape(int64_t out[4], struct gr_shape s)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The bounds of operations in whole numbers of 16 bits (backend/cpu/attention16_tmpl.h). */
+ * The bounds of operations in whole numbers of 16 bits (backend/cpu/linear16_tmpl.h and others). */
 #include "int16.h"
 #include "backend/cpu/int8.h"
 #include <math.h>
@@ -8,13 +8,18 @@
 static const double unit = 0x1p-24;
 
 /* What turns the product mixes errors: those cases are f32's. */
+static bool turns(const struct test_case *t)
+{
+    for (int i = 0; i < t->list[0].n; i++)
+        if (t->list[0].at[i].kind == DELTA_LEFT || t->list[0].at[i].kind == DELTA_RIGHT)
+            return true;
+    return false;
+}
+
 static bool conv_suits(const struct test_case *t)
 {
     const struct layer *l = &t->layer[0];
 
-    for (int i = 0; i < t->list[0].n; i++)
-        if (t->list[0].at[i].kind == DELTA_LEFT || t->list[0].at[i].kind == DELTA_RIGHT)
-            return false;
     return l->kh == 3 && l->kw == 3 && l->in % 2 == 0 && t->g.ops[t->op].stride == 1;
 }
 
@@ -28,9 +33,12 @@ bool int16_case(struct test_case *t)
         return false;
     if (op->kind == OP_CONV2D && !conv_suits(t))
         return false;
-    op->compute = COMPUTE_INT8;
+    if (turns(t))
+        return false;
+    op->compute = COMPUTE_INT16;
+    op->keep = op->kind == OP_LINEAR && t->g.ops[t->op].out % 2 == 0;
     memcpy(text, t->text, sizeof text);
-    snprintf(t->text, sizeof t->text, "--op %s_int8%.*s", name, (int)sizeof text - 40,
+    snprintf(t->text, sizeof t->text, "--op %s_int16%.*s", name, (int)sizeof text - 40,
              text + strlen("--op ") + strlen(name));
     return true;
 }
@@ -126,7 +134,63 @@ void int16_attention_bound(const struct test_case *t, const float *want, const f
     mem_free(mem);
 }
 
-/* --- convolution --- */
+/* --- layers --- */
+
+/* Sizes of the weight's parts, whichever of them are in its rows. */
+static void weight_sizes(const struct test_case *t, double *size, double *one)
+{
+    const struct layer *l = &t->layer[0];
+    int64_t n = l->out * layer_k(l);
+    struct delta_list none = {0}, list = t->list[0];
+
+    layer_weight_ref(l, none, t->strengths, size);
+    for (int64_t e = 0; e < n; e++)
+        size[e] = fabs(size[e]);
+    for (int i = 0; i < list.n; i++) {
+        layer_weight_ref(l, (struct delta_list){.n = 1, .at = &list.at[i]}, t->strengths, one);
+        for (int64_t e = 0; e < n; e++)
+            size[e] += fabs(one[e]);
+    }
+}
+
+/* Half a step of a weight against the activations, of an activation against the weights, of both:
+ * steps are the 4095th part of the largest number of a group. */
+static double row_error(const float *x, const double *w, int64_t n)
+{
+    double size_x = 0, size_w = 0, most_x = 0, most_w = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        size_x += fabs((double)x[i]);
+        size_w += w[i];
+        most_x = fmax(most_x, fabs((double)x[i]));
+        most_w = fmax(most_w, w[i]);
+    }
+    double half_x = most_x / 4095 / 2, half_w = most_w / 4095 / 2;
+    return 1.001 * (size_x * half_w + size_w * half_x + (double)n * half_x * half_w);
+}
+
+void int16_linear_bound(const struct test_case *t, const float *want, const float *abs_want,
+                        double *bound)
+{
+    const struct layer *l = &t->layer[0];
+    int64_t in = l->in, rows = (int64_t)(t->bind_bytes[0] / 4) / in;
+    const float *x = t->bind_data[0];
+    void *mem = NULL;
+
+    if (mem_alloc_n(&mem, (size_t)(2 * l->out * in), sizeof(double), "a test") != KRON_OK)
+        return;
+    double *w = mem;
+    weight_sizes(t, w, w + l->out * in);
+    for (int64_t i = 0; i < rows * l->out; i++) {
+        int64_t r = i / l->out, o = i % l->out;
+        double error = unit * 128 * (double)abs_want[i];
+        for (int64_t g = 0; g < in; g += INT8_GROUP)
+            error += row_error(x + r * in + g, w + o * in + g, in - g < INT8_GROUP ? in - g
+                                                                                   : INT8_GROUP);
+        bound[i] = 1.13 * error + 4 * unit * fabs((double)want[i]);
+    }
+    mem_free(mem);
+}
 
 /* The largest root of a sum of squares of x[i * step], i < n, of which there are `many`, `next`
  * apart. */
@@ -141,21 +205,6 @@ static double largest_root(const double *x, int64_t n, int64_t step, int64_t man
         most = fmax(most, sqrt(sum));
     }
     return most;
-}
-
-/* Sizes of the weight's parts, whichever of them are in its rows. */
-static void weight_sizes(const struct test_case *t, double *size, double *one)
-{
-    const struct layer *l = &t->layer[0];
-    int64_t n = l->out * layer_k(l);
-    struct delta_list none = {0}, list = t->list[0];
-
-    layer_weight_ref(l, none, t->strengths, size);
-    for (int i = 0; i < list.n; i++) {
-        layer_weight_ref(l, (struct delta_list){.n = 1, .at = &list.at[i]}, t->strengths, one);
-        for (int64_t e = 0; e < n; e++)
-            size[e] = fabs(size[e]) + fabs(one[e]);
-    }
 }
 
 /* Each of the 36 sums of a group of inputs errs by the rounding of both sides: a uniform half step

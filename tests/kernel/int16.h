@@ -11,6 +11,8 @@ bool int16_case(struct test_case *t);
  * many roundings going one way. */
 void int16_attention_bound(const struct test_case *t, const float *want, const float *abs_want,
                            double *bound);
+void int16_linear_bound(const struct test_case *t, const float *want, const float *abs_want,
+                        double *bound);
 void int16_conv_bound(const struct test_case *t, const float *want, const float *abs_want,
                       double *bound);
 

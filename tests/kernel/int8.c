@@ -331,10 +331,10 @@ static bool set_is_right(const struct int8_kernels *k)
         w[i] = i / EXTREME_K % 2 == 0 ? 3.0f : -3.0f;
     for (int r = 0; r < 2 * EXTREME_ROWS; r++)
         x_scale[r] = 1;
-    k->pack(w, k->panel, EXTREME_K, EXTREME_K, q, scale, sum);
+    k->eight.pack(w, k->panel, EXTREME_K, EXTREME_K, q, scale, sum);
     for (int o = 0; o < 2 * k->panel; o++)
         scale[o] = 1;
-    k->product(&t);
+    k->eight.product(&t);
     for (int i = 0; i < EXTREME_ROWS * k->panel; i++)
         right = right && fabs((double)y[i] - (i % k->panel % 2 == 0 ? want : -want)) <= want * unit;
     return right;

@@ -11,8 +11,7 @@
  *
  * linear_int8 and geglu_int8 are these operations in whole numbers, held against a
  * plain model of that (int8.c) and, by the most that quantisation can do, against `ref`;
- * attention_int8 and conv2d_int8 are held against `ref` alone
- * (int16.c). */
+ * those of 16 bits are held against `ref` alone (int16.c). */
 #include "int16.h"
 #include "int8.h"
 #include <math.h>
@@ -530,8 +529,9 @@ static const struct int8_test {
     bound_fn bound; /* of 16 bits against ref; NULL: 8 bits, against the model too */
 } int8_tests[] = {{OP_LINEAR, "linear_int8", 60, NULL},
                   {OP_GEGLU, "geglu_int8", 50, NULL},
-                  {OP_ATTENTION, "attention_int8", 200, int16_attention_bound},
-                  {OP_CONV2D, "conv2d_int8", 300, int16_conv_bound}};
+                  {OP_LINEAR, "linear_int16", 200, int16_linear_bound},
+                  {OP_ATTENTION, "attention_int16", 200, int16_attention_bound},
+                  {OP_CONV2D, "conv2d_int16", 300, int16_conv_bound}};
 
 static void check_int8_op(const struct int8_test *test, uint64_t seed, int cases,
                           struct tally *all)
@@ -648,40 +648,47 @@ static double rate_of(const struct bench_shape *b, enum gr_compute compute, bool
     return bench_work(b) / seconds * 1e-9;
 }
 
-/* One thing in three ways, in turn, so that a busy machine slows all alike. */
-static void bench_int8(const struct bench_shape *b)
+/* One thing in two or three ways, in turn, so that a busy machine slows all alike: linear layers
+ * may keep their weight as whole numbers. */
+static void bench_whole(const struct bench_shape *b, enum gr_compute compute)
 {
+    bool rows = b->kind == OP_LINEAR || b->kind == OP_GEGLU;
     double f32 = 0, kept = 0, packed = 0, v;
 
     for (int i = 0; i < 2; i++) {
         f32 = (v = rate_of(b, COMPUTE_F32, false)) > f32 ? v : f32;
-        kept = (v = rate_of(b, COMPUTE_INT8, true)) > kept ? v : kept;
-        packed = (v = rate_of(b, COMPUTE_INT8, false)) > packed ? v : packed;
+        packed = (v = rate_of(b, compute, false)) > packed ? v : packed;
+        kept = rows && (v = rate_of(b, compute, true)) > kept ? v : kept;
     }
-    printf("%-44s f32 %7.1f GF/s  int8 %7.1f GOP/s (%.2f x), packed each time %7.1f (%.2f x)\n",
-           b->text, f32, kept, kept / f32, packed, packed / f32);
+    printf("%-44s f32 %7.1f GF/s  whole %7.1f GOP/s (%.2f x)", b->text, f32, packed,
+           packed / f32);
+    if (rows)
+        printf(", weight kept %7.1f (%.2f x)", kept, kept / f32);
+    printf("\n");
     fflush(stdout);
 }
 
-static bool bench_whole(const struct bench_shape *b)
+static bool has_way(const struct bench_shape *b, bool sixteen)
 {
     struct test_case t;
 
     bench_build(&t, b);
-    bool yes = b->kind == OP_LINEAR || b->kind == OP_GEGLU || int16_case(&t);
+    bool yes = !sixteen || int16_case(&t);
     case_free(&t);
     return yes;
 }
 
-static void run_int8_bench(const char *only, const char *match)
+static void run_whole_bench(const char *only, const char *match)
 {
     for (size_t i = 0; i < sizeof int8_tests / sizeof *int8_tests; i++) {
+        bool sixteen = int8_tests[i].bound != NULL;
         if (only != NULL && strcmp(only, int8_tests[i].name) != 0)
             continue;
         for (int j = 0; j < n_bench_shapes; j++)
-            if (bench_shapes[j].kind == int8_tests[i].kind && bench_whole(&bench_shapes[j]) &&
+            if (bench_shapes[j].kind == int8_tests[i].kind &&
+                has_way(&bench_shapes[j], sixteen) &&
                 (match == NULL || strstr(bench_shapes[j].text, match) != NULL))
-                bench_int8(&bench_shapes[j]);
+                bench_whole(&bench_shapes[j], sixteen ? COMPUTE_INT16 : COMPUTE_INT8);
     }
 }
 
@@ -694,7 +701,7 @@ static void run_bench(const char *only, const char *match)
         if ((only == NULL || strcmp(only, gr_op_name(bench_shapes[i].kind)) == 0) &&
             (match == NULL || strstr(bench_shapes[i].text, match) != NULL))
             bench_one(&bench_shapes[i]);
-    run_int8_bench(only, match);
+    run_whole_bench(only, match);
     close_devices();
 }
 

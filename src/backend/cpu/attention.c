@@ -5,7 +5,7 @@
 
 static bool whole(const struct gr_op *op)
 {
-    return op->compute == COMPUTE_INT8;
+    return op->compute == COMPUTE_INT16;
 }
 
 /* Where head h of sample n begins. */

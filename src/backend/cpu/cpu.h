@@ -148,7 +148,7 @@ kron_status weights_reserve(struct be_weights *w, size_t bytes);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
 /* Room for what is made of a layer's weight, kept for all plans of these weights: whole numbers
- * q[rows, depth], none if depth is 0, and two numbers for each of `groups` parts of a row. It is
+ * q[rows], of `depth` bytes, none if that is 0, and two numbers for each of `groups` parts of a row. It is
  * taken at the first call, filled by what runs first, and again when its key differs. */
 struct packed {
     int8_t *q;

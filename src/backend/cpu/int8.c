@@ -16,7 +16,7 @@ enum {
 
 /* A gated layer is two parts, values and gates, of which the same columns belong together. */
 struct int8_plan {
-    const struct int8_kernels *k;
+    const struct int8_way *k;
     struct packed *kept;           /* NULL: packed anew in each run, in scratch */
     int parts;
     int64_t part;                  /* weight rows of a part */
@@ -54,7 +54,8 @@ static void quantise_row(const struct job *j, int64_t r, const float *x, float *
 {
     const struct int8_plan *i = j->i;
 
-    i->k->quantise(x, j->c->o->w.k, most, (uint8_t *)cpu_scratch(j->c, i->x_at) + r * i->depth,
+    i->k->quantise(x, j->c->o->w.k, most,
+                   (char *)cpu_scratch(j->c, i->x_at) + r * i->depth * i->k->bytes,
                    (float *)cpu_scratch(j->c, i->scale_at) + r * i->groups,
                    (float *)cpu_scratch(j->c, i->zero_at) + r * i->groups);
 }
@@ -156,7 +157,7 @@ static void pack(const struct job *j, int64_t first, int64_t n, int8_t *q, float
 
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < i->parts * n; p++)
-        pack_panel(j, (int)(p / n), first + p % n, q + p * i->k->panel * i->depth,
+        pack_panel(j, (int)(p / n), first + p % n, q + p * i->k->panel * i->depth * i->k->bytes,
                    scale + p * ranges, sum + p * ranges);
 }
 
@@ -185,7 +186,7 @@ static void make_tile(const struct job *j, int64_t row, int64_t rows, int64_t pa
     int64_t width = i->k->panel, out = c->o->w.out;
     struct int8_tile t = {.rows = rows, .depth = i->depth, .groups = i->groups, .ldy = ld};
 
-    t.x = (const uint8_t *)cpu_scratch(c, i->x_at) + row * i->depth;
+    t.x = (const char *)cpu_scratch(c, i->x_at) + row * i->depth * i->k->bytes;
     t.x_scale = (const float *)cpu_scratch(c, i->scale_at) + row * i->groups;
     t.x_zero = (const float *)cpu_scratch(c, i->zero_at) + row * i->groups;
     for (int part = 0; part < i->parts; part++) {
@@ -193,7 +194,7 @@ static void make_tile(const struct job *j, int64_t row, int64_t rows, int64_t pa
         int64_t col = panel * width, cols = least(n * width, i->part - col);
         for (int64_t p = 0; p < n; p++) {
             int64_t at = part * j->stride + panel - j->first + p;
-            t.w = j->q + at * width * i->depth;
+            t.w = j->q + at * width * i->depth * i->k->bytes;
             t.w_scale = j->w_scale + at * width * i->groups;
             t.w_sum = j->w_sum + at * width * i->groups;
             t.y = to + p * width;
@@ -346,7 +347,7 @@ static void take_activations(const struct be_plan *p, struct cpu_op *o, int64_t 
     struct int8_plan *i = o->int8;
     int64_t out = least(INT8_OUTLIERS, o->w.k / 16);
 
-    i->x_at = cpu_take(o, (size_t)(m * i->depth));
+    i->x_at = cpu_take(o, (size_t)(up_to(m, i->k->tile) * i->depth * i->k->bytes));
     i->scale_at = cpu_take(o, (size_t)(m * i->groups) * sizeof(float));
     i->zero_at = cpu_take(o, (size_t)(m * i->groups) * sizeof(float));
     i->most_at = cpu_take(o, (size_t)(p->device->n_threads * i->depth) * sizeof(float));
@@ -357,16 +358,16 @@ static void take_activations(const struct be_plan *p, struct cpu_op *o, int64_t 
 static kron_status take_weights(struct be_plan *p, struct cpu_op *o)
 {
     struct int8_plan *i = o->int8;
-    int64_t most = BLOCK_BYTES / (i->parts * i->k->panel * i->depth);
+    int64_t row = i->depth * i->k->bytes, most = BLOCK_BYTES / (i->parts * i->k->panel * row);
 
     if (o->op->keep) {
         i->block = i->panels;
-        return weights_packed(p, o->op->layer, i->parts * i->panels * i->k->panel, i->depth,
+        return weights_packed(p, o->op->layer, i->parts * i->panels * i->k->panel, row,
                               i->groups, &i->kept);
     }
     i->block = even(i->panels, most < 4 ? 4 : most, 1);
     int64_t rows = i->parts * i->block * i->k->panel;
-    i->q_at = cpu_take(o, (size_t)(rows * i->depth));
+    i->q_at = cpu_take(o, (size_t)(rows * row));
     i->w_scale_at = cpu_take(o, (size_t)(rows * i->groups) * sizeof(float));
     i->w_sum_at = cpu_take(o, (size_t)(rows * i->groups) * sizeof(float));
     return KRON_OK;
@@ -398,7 +399,7 @@ static kron_status int8_compile(struct be_plan *p, struct cpu_op *o)
 
     KRON_TRY(p->mem.status);
     KRON_TRY(wpass_compile(p, o, o->op->layer, o->op->route));
-    i->k = p->device->int8;
+    i->k = o->op->compute == COMPUTE_INT16 ? &p->device->int8->sixteen : &p->device->int8->eight;
     i->parts = o->op->kind == OP_GEGLU ? 2 : 1;
     i->part = o->w.out / i->parts;
     i->panels = (i->part + i->k->panel - 1) / i->k->panel;

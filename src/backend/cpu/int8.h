@@ -12,7 +12,9 @@
  * and are quantised as they come; what is left to activations (low ranks, regions, what turns the
  * product) is added in f32, as are input channels that would spoil the range of every row.
  *
- * How many bits there are is a matter of the instructions. With VNNI q and v have 8 bits. AVX2
+ * In 16 bits (linear16_tmpl.h) there is no z, and v and q are 12 bits with a sign.
+ *
+ * How many bits int8 has is a matter of the instructions. With VNNI q and v have 8 bits. AVX2
  * adds products of u8 and s8 in pairs in 16 bits, with saturation; 7 bits let two pairs be added
  * there before they are widened, which is a quarter fewer multiplications and never saturates. */
 #ifndef BACKEND_CPU_INT8_H
@@ -31,32 +33,38 @@ static inline int64_t int8_groups(int64_t k)
     return (k + INT8_GROUP - 1) / INT8_GROUP;
 }
 
-/* Weight rows stand in panels of `panel`: of each in turn four numbers of 4 input channels, and so
- * on; zeros up to whole panels and to int8_depth() channels. */
+/* Weight rows stand in panels of `panel`: of each in turn the numbers of 4 input channels (16 bits:
+ * of 2), and so on; zeros up to whole panels and to int8_depth() channels. */
 struct int8_tile {
-    const uint8_t *x;      /* [rows, depth] */
+    const void *x;         /* [rows, depth]; readable to whole tiles of rows */
     const float *x_scale;  /* [rows, groups] s */
     const float *x_zero;   /* [rows, groups] -z */
-    const int8_t *w;       /* one panel */
+    const void *w;         /* one panel */
     const float *w_scale;  /* [groups, panel] s */
     const float *w_sum;    /* [groups, panel] s times the sum of v */
     float *y;              /* [rows, panel], rows ldy apart */
     int64_t rows, depth, groups, ldy;
 };
 
-struct int8_kernels {
-    const char *name;
-    int x_most, w_most;
+/* How rows are multiplied. */
+struct int8_way {
+    int bytes;  /* of a number */
     int panel;  /* weight rows of one panel */
     int tile;   /* activation rows that are fastest at a time */
     /* One row of activations; zero is -z. most[i] becomes max(most[i], |x[i]|). scale[0] is NaN
      * if a number is none or infinite: it must not come out as if it had been one. */
-    void (*quantise)(const float *x, int64_t k, float *most, uint8_t *q, float *scale,
-                     float *zero);
+    void (*quantise)(const float *x, int64_t k, float *most, void *q, float *scale, float *zero);
     /* One panel from rows w[n, k], ld apart, n <= panel. */
-    void (*pack)(const float *w, int64_t n, int64_t k, int64_t ld, int8_t *q, float *scale,
+    void (*pack)(const float *w, int64_t n, int64_t k, int64_t ld, void *q, float *scale,
                  float *sum);
     void (*product)(const struct int8_tile *t);
+};
+
+struct int8_kernels {
+    const char *name;
+    int x_most, w_most;
+    int panel;                      /* channels of one panel, of convolutions too */
+    struct int8_way eight, sixteen; /* COMPUTE_INT8, COMPUTE_INT16 */
     /* The block of keys and values from key `at` on. */
     void (*attention_pack)(const struct attention_tile *t, int64_t at, float *block);
     /* A tile by the blocks at t->packed; not causal; attention16_floats(d) of scratch. */

@@ -98,7 +98,7 @@ INLINE void quantise_group(const float *x, int64_t n, struct int8_range r, uint8
 
 /* All ranges first: each is a chain of steps that wait for one another, and chains of several
  * groups run side by side. */
-static void int8_quantise(const float *x, int64_t k, float *most, uint8_t *q, float *scale,
+static void int8_quantise(const float *x, int64_t k, float *most, void *q, float *scale,
                           float *zero)
 {
     struct int8_range r[INT8_DEPTH / INT8_GROUP];
@@ -114,7 +114,7 @@ static void int8_quantise(const float *x, int64_t k, float *most, uint8_t *q, fl
     }
     for (int64_t g = 0; g * INT8_GROUP < k; g++) {
         int64_t at = g * INT8_GROUP, n = k - at < INT8_GROUP ? k - at : INT8_GROUP;
-        quantise_group(x + at, n, r[g], q + at);
+        quantise_group(x + at, n, r[g], (uint8_t *)q + at);
     }
     for (int i = 0; i < VL; i++)
         if (odd[i] != 0)
@@ -152,13 +152,13 @@ INLINE float pack_group(const float *w, int64_t n, int8_t *q, float *scale)
     return *scale * sum_of(__builtin_convertvector(sum, vf)); /* exact: under 2^24 */
 }
 
-static void int8_pack(const float *w, int64_t n, int64_t k, int64_t ld, int8_t *q, float *scale,
+static void int8_pack(const float *w, int64_t n, int64_t k, int64_t ld, void *q, float *scale,
                       float *sum)
 {
     for (int64_t g = 0; g * INT8_GROUP < k; g++, scale += PANEL, sum += PANEL) {
         int64_t at = g * INT8_GROUP, m = k - at < INT8_GROUP ? k - at : INT8_GROUP;
         for (int64_t r = 0; r < n; r++)
-            sum[r] = pack_group(w + r * ld + at, m, q + at * PANEL + 4 * r, &scale[r]);
+            sum[r] = pack_group(w + r * ld + at, m, (int8_t *)q + at * PANEL + 4 * r, &scale[r]);
         for (int64_t r = n; r < PANEL; r++)
             scale[r] = sum[r] = 0;
     }
@@ -202,7 +202,8 @@ INLINE void int8_rows(const int rows, const struct int8_tile *t, int64_t at)
     }
     for (int64_t g = 0; g < c.groups; g++) {
         int64_t first = g * INT8_GROUP, left = c.depth - first;
-        int8_group(rows, c.x + at * c.depth + first, c.depth, c.w + first * PANEL,
+        int8_group(rows, (const uint8_t *)c.x + at * c.depth + first, c.depth,
+                   (const int8_t *)c.w + first * PANEL,
                    left < INT8_GROUP ? left : INT8_GROUP, c.w_scale + g * PANEL,
                    c.w_sum + g * PANEL, x_scale + g, x_zero + g, c.groups, y, c.ldy);
     }
@@ -228,8 +229,10 @@ static void int8_product(const struct int8_tile *t)
 
 #define INT8_TABLE(level)                                                                  \
     const struct int8_kernels int8_kernels_##level = {                                     \
-        .name = #level, .x_most = X_MOST, .w_most = W_MOST, .panel = PANEL, .tile = INT8_TILE, \
-        .quantise = int8_quantise, .pack = int8_pack, .product = int8_product,             \
-        .attention_pack = attention16_pack, .attention = attention16,                     \
+        .name = #level, .x_most = X_MOST, .w_most = W_MOST, .panel = PANEL,                \
+        .eight = {1, PANEL, INT8_TILE, int8_quantise, int8_pack, int8_product},            \
+        .sixteen = {2, PANEL, PAIRS_TILE, linear16_quantise, linear16_pack,                \
+                    linear16_product},                                                     \
+        .attention_pack = attention16_pack, .attention = attention16,                      \
         .wino = {wino16_input, wino16_weights, wino16_product, wino16_output},             \
     }

@@ -21,7 +21,7 @@ static const struct cpu_op_fns *fns_of(const struct gr_op *op)
 {
     bool rows = op->kind == OP_LINEAR || op->kind == OP_GEGLU;
 
-    return rows && op->compute == COMPUTE_INT8 ? &cpu_int8 : op_fns[op->kind];
+    return rows && op->compute != COMPUTE_F32 ? &cpu_int8 : op_fns[op->kind];
 }
 
 bool plan_supports(const struct be_device *d, const struct graph *g, const struct gr_op *op)

@@ -490,7 +490,7 @@ static kron_status choose_kernels(struct be_plan *p, struct cpu_op *o)
     wp->k = &p->device->k->wino;
     wp->panel = 2 * p->device->k->lanes;
     wp->together = 1;
-    if (o->op->compute == COMPUTE_F32 || l->in % 2 != 0)
+    if (o->op->compute != COMPUTE_INT16 || l->in % 2 != 0)
         return KRON_OK;
     wp->k = &p->device->int8->wino;
     wp->panel = p->device->int8->panel;

@@ -51,6 +51,7 @@ INLINE vi pairs_add(vi s, vi a, vi b)
 #include "backend/cpu/int8_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/attention16_tmpl.h"
+#include "backend/cpu/linear16_tmpl.h"
 #include "backend/cpu/wino_transform_tmpl.h"
 #include "backend/cpu/winograd16_tmpl.h"
 
