@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Linear layers in whole numbers, beyond single runs (those: kron-kernels --op linear_int8): what
- * is kept, what is left out. */
+ * Products in whole numbers, beyond single runs (those: kron-kernels --op linear_int8 and others):
+ * what is kept, what is left out, what is no number. */
 #include "backend/cpu/int8.h"
 #include "graph_fixture.h"
 #include <math.h>
@@ -144,8 +144,14 @@ static void a_row_with_no_number_spoils_itself_alone(void **state)
     net_make(&n, true);
     runner_open(&r, &n);
     struct be_plan *p = plan_of(&r, &n);
-    for (int i = 0; i < 3; i++) {
-        n.x[2 * IN + 140] = odd[i];
+    for (int i = 0; i < 6; i++) {
+        if (i == 3) { /* again in 16 bits */
+            be_plan_free(r.d, &p);
+            n.g.ops[0].compute = COMPUTE_INT16;
+            n.g.ops[0].keep = false;
+            p = plan_of(&r, &n);
+        }
+        n.x[2 * IN + 140] = odd[i % 3];
         run(&r, &n, p, 1, y);
         for (int e = 0; e < ROWS * OUT; e++)
             assert_int_equal(isfinite(y[e]) != 0, e / OUT != 2);
@@ -153,6 +159,99 @@ static void a_row_with_no_number_spoils_itself_alone(void **state)
     be_plan_free(r.d, &p);
     runner_close(&r);
     gr_free(&n.g);
+}
+
+/* Runs the only operation of g, in 16 bits, on n_in inputs of n numbers each. */
+static void run_whole(struct graph *g, const struct layer_table *table, float *const *in, int n_in,
+                      int64_t n, float *y, int64_t n_out)
+{
+    struct delta_set none = {0};
+    struct be_weights *weights;
+    struct be_buf *bind[4];
+    struct be_device *d;
+    struct be_plan *p;
+    float strength = 1;
+
+    g->ops[0].compute = COMPUTE_INT16;
+    assert_int_equal(gr_plan(g), KRON_OK);
+    assert_int_equal(be_open("cpu", 2, &d), KRON_OK);
+    assert_int_equal(be_weights_create(d, table, &none, &weights), KRON_OK);
+    assert_int_equal(be_plan_create(d, g, weights, &strength, &p), KRON_OK);
+    for (int i = 0; i <= n_in; i++)
+        assert_int_equal(be_buf_alloc(d, (size_t)(i < n_in ? n : n_out) * 4, &bind[i]), KRON_OK);
+    for (int i = 0; i < n_in; i++)
+        assert_int_equal(be_buf_write(bind[i], 0, in[i], (size_t)n * 4), KRON_OK);
+    assert_int_equal(be_plan_run(d, p, bind, &strength), KRON_OK);
+    assert_int_equal(be_buf_read(bind[n_in], 0, y, (size_t)n_out * 4), KRON_OK);
+    for (int i = 0; i <= n_in; i++)
+        be_buf_free(&bind[i]);
+    be_plan_free(d, &p);
+    be_weights_free(d, &weights);
+    be_close(&d);
+    gr_free(g);
+}
+
+enum { TOKENS = 300, HEAD = 24, HEADS = 2, WIDTH = HEAD * HEADS };
+
+/* No number in a query spoils its row of the head, in a key or a value the head. */
+static void attention_with_no_number_shows_it(void **state)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    static float x[3][TOKENS * WIDTH], y[TOKENS * WIDTH];
+    float *const in[3] = {x[0], x[1], x[2]};
+    const struct layer_table none = {0};
+
+    (void)state;
+    for (int i = 0; i < 9; i++) {
+        struct graph g;
+        gr_ref v[3];
+        for (int j = 0; j < 3; j++)
+            fill(x[j], TOKENS * WIDTH, (uint32_t)j);
+        x[i / 3][290 * WIDTH + HEAD + 3] = odd[i % 3];
+        gr_init(&g, "net");
+        for (int j = 0; j < 3; j++)
+            v[j] = gr_input(&g, "in", GR_F32, fx_shape(1, 1, TOKENS, WIDTH));
+        gr_output(&g, gr_attention(&g, v[0], v[1], v[2], HEADS, false), "y");
+        run_whole(&g, &none, in, 3, TOKENS * WIDTH, y, TOKENS * WIDTH);
+        for (int e = 0; e < TOKENS * WIDTH; e++) {
+            int head = e % WIDTH / HEAD, channel = e % HEAD;
+            bool spoilt = head == 1 && (i >= 6 ? channel == 3 : i >= 3 || e / WIDTH == 290);
+            assert_int_equal(isfinite(y[e]) == 0, spoilt);
+        }
+    }
+}
+
+enum { SIDE = 12, CHANNELS = 32 };
+
+/* Tiles are 4 x 4 pixels by windows of 6 x 6: pixel (5, 5) belongs to the four around (4, 4). */
+static void a_convolution_with_no_number_shows_it(void **state)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    static float x[SIDE * SIDE * CHANNELS], y[SIDE * SIDE * CHANNELS], w[9 * CHANNELS * CHANNELS];
+    struct layer l = fx_layer(LAYER_CONV, "layer", CHANNELS, CHANNELS, 3), *at[1] = {&l};
+    const struct layer_table table = {.at = at, .n = 1};
+    float *const in[1] = {x};
+
+    (void)state;
+    fill(w, 9 * CHANNELS * CHANNELS, 5);
+    l.id = 0;
+    l.weight = tensor_of(w, 9 * CHANNELS * CHANNELS);
+    l.bias.data = NULL;
+    for (int i = 0; i < 3; i++) {
+        struct graph g;
+        fill(x, SIDE * SIDE * CHANNELS, 6);
+        x[(5 * SIDE + 5) * CHANNELS + 7] = odd[i];
+        gr_init(&g, "net");
+        gr_ref v = gr_input(&g, "x", GR_F32, fx_shape(1, SIDE, SIDE, CHANNELS));
+        gr_output(&g, gr_conv(&g, v, &l, 1, GR_NONE, GR_NONE), "y");
+        run_whole(&g, &table, in, 1, SIDE * SIDE * CHANNELS, y, SIDE * SIDE * CHANNELS);
+        for (int e = 0; e < SIDE * SIDE * CHANNELS; e++) {
+            int row = e / CHANNELS / SIDE, col = e / CHANNELS % SIDE;
+            bool touched = row >= 4 && row <= 6 && col >= 4 && col <= 6;
+            bool near = row < 8 && col < 8;
+            assert_true(isfinite(y[e]) ? !touched : near);
+        }
+    }
 }
 
 static void outliers_are_few_channels_far_beyond_the_others(void **state)
@@ -186,6 +285,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_weights_follow_the_strength),
         cmocka_unit_test(a_row_with_no_number_spoils_itself_alone),
+        cmocka_unit_test(attention_with_no_number_shows_it),
+        cmocka_unit_test(a_convolution_with_no_number_shows_it),
         cmocka_unit_test(outliers_are_few_channels_far_beyond_the_others),
     };
 

@@ -200,7 +200,8 @@ static void each_choice_is_logged(void **state)
 
 /* --- whole numbers --- */
 
-/* For both layers: "-" where f32 stays, "i" for whole numbers, "k" where the weight is kept too. */
+/* For both layers: "-" where f32 stays, "i" for 8 bits, "k" where the weight is kept too, "s" and
+ * "t" the same for 16. */
 static const char *computes(struct net *n, int bits, size_t budget, size_t *left)
 {
     static char text[N_LAYERS + 1];
@@ -212,11 +213,11 @@ static const char *computes(struct net *n, int bits, size_t budget, size_t *left
     }
     gr_choose_int8(&n->g, &n->set, bits, left);
     for (int i = 0; i < N_LAYERS; i++)
-        text[i] = "-ik"[(n->g.ops[i].compute == COMPUTE_INT8) + n->g.ops[i].keep];
+        text[i] = "- ikst"[2 * n->g.ops[i].compute + n->g.ops[i].keep];
     return text;
 }
 
-static void whole_numbers_are_for_many_rows_off_the_trunk(void **state)
+static void whole_numbers_are_for_many_rows(void **state)
 {
     struct net n;
     size_t left;
@@ -229,10 +230,56 @@ static void whole_numbers_are_for_many_rows_off_the_trunk(void **state)
     assert_string_equal(computes(&n, 8, SIZE_MAX, &left), "kk");
     n.g.ops[1].trunk = true;
     assert_string_equal(computes(&n, 8, SIZE_MAX, &left), "kk");
-    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "k-");
+    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "kt");
+    assert_string_equal(computes(&n, 7, 1100000, &left), "is");
     n.layer[0].out = 31; /* tiny: not worth a range of its own */
-    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "--");
+    assert_string_equal(computes(&n, 7, SIZE_MAX, &left), "-t");
     gr_free(&n.g);
+}
+
+/* What one operation is computed in. */
+static enum gr_compute compute_of(struct graph *g)
+{
+    size_t none = 0;
+
+    gr_choose_int8(g, NULL, 8, &none);
+    return g->ops[g->n_ops - 1].compute;
+}
+
+static void convolutions_and_attention_take_16_bits(void **state)
+{
+    static const struct {
+        int64_t in, out;
+        int window, stride;
+        enum gr_compute want;
+    } convs[] = {{64, 64, 3, 1, COMPUTE_INT16}, {33, 64, 3, 1, COMPUTE_F32},
+                 {64, 31, 3, 1, COMPUTE_F32},   {64, 64, 1, 1, COMPUTE_INT8 /* linear */},
+                 {64, 64, 3, 2, COMPUTE_F32}};
+    static const struct {
+        int64_t keys, channels;
+        bool causal;
+        enum gr_compute want;
+    } heads[] = {{192, 40, false, COMPUTE_INT16}, {191, 40, false, COMPUTE_F32},
+                 {192, 200, false, COMPUTE_F32},  {192, 40, true, COMPUTE_F32}};
+    struct graph g;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof convs / sizeof *convs; i++) {
+        struct layer l = fx_layer(LAYER_CONV, "c", convs[i].out, convs[i].in, convs[i].window);
+        gr_init(&g, "net");
+        gr_ref x = gr_input(&g, "x", GR_F32, (struct gr_shape){1, 16, 16, convs[i].in});
+        gr_conv(&g, x, &l, convs[i].stride, GR_NONE, GR_NONE);
+        assert_int_equal(compute_of(&g), convs[i].want);
+        gr_free(&g);
+    }
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        gr_init(&g, "net");
+        gr_ref x = gr_input(&g, "x", GR_F32,
+                            (struct gr_shape){1, 1, heads[i].keys, 2 * heads[i].channels});
+        gr_attention(&g, x, x, x, 2, heads[i].causal);
+        assert_int_equal(compute_of(&g), heads[i].want);
+        gr_free(&g);
+    }
 }
 
 static void weights_are_kept_within_the_budget(void **state)
@@ -332,7 +379,8 @@ int main(void)
         cmocka_unit_test(merging_keeps_to_its_budget),
         cmocka_unit_test(layers_without_deltas_are_left_alone),
         cmocka_unit_test(each_choice_is_logged),
-        cmocka_unit_test(whole_numbers_are_for_many_rows_off_the_trunk),
+        cmocka_unit_test(whole_numbers_are_for_many_rows),
+        cmocka_unit_test(convolutions_and_attention_take_16_bits),
         cmocka_unit_test(weights_are_kept_within_the_budget),
         cmocka_unit_test(deltas_are_what_they_say),
     };
