@@ -27,6 +27,7 @@ const struct bench_shape bench_shapes[] = {
     L("linear 256x1280x1280 q4_0 lokr 8", 256, 1280, 1280, DT_Q4_0, 8, 0),
     L("linear 256x1280x1280 q4_K", 256, 1280, 1280, DT_Q4_K, 0, 0),
     L("linear 256x1280x1280 q4_K lokr 8", 256, 1280, 1280, DT_Q4_K, 8, 0),
+    L("linear 256x5120x1280 f16", 256, 5120, 1280, DT_F16, 0, 0),
     L("linear 1024x5120x1280 f16", 1024, 5120, 1280, DT_F16, 0, 0),
     L("linear 1024x5120x1280 f16 lokr 8", 1024, 5120, 1280, DT_F16, 8, 0),
     L("linear 77x768x320 f16", 77, 768, 320, DT_F16, 0, 0),
