@@ -70,6 +70,7 @@ struct cpu_op {
     int64_t m_chunk;               /* linear: activation rows of one product */
     int64_t temp_floats;           /* of temp_at */
     bool by_rows;                  /* linear: whole rows go through scratch */
+    bool by_dots;                  /* linear: some rows, see there */
     int64_t delta_rows;            /* activation route: rows of one chunk */
     int64_t mask_rows;             /* and of scaled activations, at mask_at */
     size_t mask_at;
