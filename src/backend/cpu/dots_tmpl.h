@@ -30,66 +30,94 @@ INLINE v4 dots_across(const vf s[DOTS_W])
     return __builtin_shuffle(a, b, front) + __builtin_shuffle(a, b, back);
 }
 
-INLINE void dots_step(const vf x[DOTS_X], const vf w[DOTS_W], vf s[DOTS_X][DOTS_W])
+/* n numbers of each row, VL or fewer. A vector of w is loaded when it is used: the sums, x and one
+ * of w fill the 16 registers of AVX2. */
+INLINE void dots_step(const float *const x[DOTS_X], const float *const w[DOTS_W], int64_t n,
+                      vf s[DOTS_X][DOTS_W])
 {
+    vf a[DOTS_X];
+
+#pragma GCC unroll 3
+    for (int i = 0; i < DOTS_X; i++)
+        a[i] = n == VL ? vload(x[i]) : vload_n(x[i], n);
 #pragma GCC unroll 4
-    for (int j = 0; j < DOTS_W; j++)
+    for (int j = 0; j < DOTS_W; j++) {
+        vf b = n == VL ? vload(w[j]) : vload_n(w[j], n);
 #pragma GCC unroll 3
         for (int i = 0; i < DOTS_X; i++)
-            s[i][j] = VFMA(x[i], w[j], s[i][j]);
+            s[i][j] = VFMA(a[i], b, s[i][j]);
+    }
 }
 
-INLINE void dots_tile(int64_t k, const float *const x[DOTS_X], const float *const w[DOTS_W],
-                      v4 sum[DOTS_X])
+INLINE void dots_sums(int64_t k, const float *x[DOTS_X], const float *w[DOTS_W], v4 sum[DOTS_X])
 {
-    vf s[DOTS_X][DOTS_W], a[DOTS_X], b[DOTS_W];
-    int64_t p = 0;
+    vf s[DOTS_X][DOTS_W];
 
 #pragma GCC unroll 3
     for (int i = 0; i < DOTS_X; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < DOTS_W; j++)
             s[i][j] = (vf){0};
-    for (; p + VL <= k; p += VL) {
+    for (; k >= VL; k -= VL) {
+        dots_step(x, w, VL, s);
 #pragma GCC unroll 3
         for (int i = 0; i < DOTS_X; i++)
-            a[i] = vload(x[i] + p);
+            x[i] += VL;
 #pragma GCC unroll 4
         for (int j = 0; j < DOTS_W; j++)
-            b[j] = vload(w[j] + p);
-        dots_step(a, b, s);
+            w[j] += VL;
     }
-    if (p < k) {
-        for (int i = 0; i < DOTS_X; i++)
-            a[i] = vload_n(x[i] + p, k - p);
-        for (int j = 0; j < DOTS_W; j++)
-            b[j] = vload_n(w[j] + p, k - p);
-        dots_step(a, b, s);
-    }
+    if (k > 0)
+        dots_step(x, w, k, s);
 #pragma GCC unroll 3
     for (int i = 0; i < DOTS_X; i++)
         sum[i] = dots_across(s[i]);
 }
 
-/* Past the last row or weight row a tile reads the first of it again. */
+/* A whole tile of y. */
+static void dots_tile(int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *y,
+                      int64_t ldy, bool add)
+{
+    const float *px[DOTS_X] = {x, x + ldx, x + 2 * ldx};
+    const float *pw[DOTS_W] = {w, w + ldw, w + 2 * ldw, w + 3 * ldw};
+    v4 sum[DOTS_X];
+
+    dots_sums(k, px, pw, sum);
+#pragma GCC unroll 3
+    for (int i = 0; i < DOTS_X; i++) {
+        v4_mem *to = (v4_mem *)(y + i * ldy);
+        *to = add ? sum[i] + *to : sum[i];
+    }
+}
+
+/* What is left at the edges: past the last row of x or w the first is read again. */
+static void dots_edge(int64_t m, int64_t n, int64_t k, const float *x, int64_t ldx, const float *w,
+                      int64_t ldw, float *y, int64_t ldy, bool add)
+{
+    const float *px[DOTS_X], *pw[DOTS_W];
+    v4 sum[DOTS_X];
+
+    for (int i = 0; i < DOTS_X; i++)
+        px[i] = x + (i < m ? i : 0) * ldx;
+    for (int j = 0; j < DOTS_W; j++)
+        pw[j] = w + (j < n ? j : 0) * ldw;
+    dots_sums(k, px, pw, sum);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            y[i * ldy + j] = add ? y[i * ldy + j] + sum[i][j] : sum[i][j];
+}
+
 static void k_dots(int64_t m, int64_t n, int64_t k, const float *x, int64_t ldx, const float *w,
                    int64_t ldw, float *y, int64_t ldy, bool add)
 {
     for (int64_t i = 0; i < m; i += DOTS_X)
         for (int64_t j = 0; j < n; j += DOTS_W) {
-            const float *px[DOTS_X], *pw[DOTS_W];
-            v4 sum[DOTS_X];
-            for (int r = 0; r < DOTS_X; r++)
-                px[r] = x + (i + r < m ? i + r : i) * ldx;
-            for (int r = 0; r < DOTS_W; r++)
-                pw[r] = w + (j + r < n ? j + r : j) * ldw;
-            dots_tile(k, px, pw, sum);
-            for (int64_t r = 0; r < DOTS_X && i + r < m; r++) {
-                float *to = y + (i + r) * ldy + j;
-                if (n - j >= DOTS_W)
-                    *(v4_mem *)to = add ? sum[r] + *(v4_mem *)to : sum[r];
-                for (int64_t c = 0; n - j < DOTS_W && c < n - j; c++)
-                    to[c] = add ? to[c] + sum[r][c] : sum[r][c];
-            }
+            int64_t rows = m - i < DOTS_X ? m - i : DOTS_X, cols = n - j < DOTS_W ? n - j : DOTS_W;
+            const float *a = x + i * ldx, *b = w + j * ldw;
+            float *to = y + i * ldy + j;
+            if (rows == DOTS_X && cols == DOTS_W)
+                dots_tile(k, a, ldx, b, ldw, to, ldy, add);
+            else
+                dots_edge(rows, cols, k, a, ldx, b, ldw, to, ldy, add);
         }
 }

@@ -13,7 +13,7 @@ enum {
     TEMP_BYTES = 2 << 20,  /* of products that are not written straight to the output */
     FEW_ROWS = 4,          /* activations: up to here each weight is used as it is decoded */
     FEW_STEP = 8,          /* weight rows that a thread decodes at a time then */
-    SOME_ROWS = 160,       /* activations: up to here a product packs nothing (dots_tmpl.h) */
+    SOME_ROWS = 96,        /* activations: up to here a product packs nothing (dots_tmpl.h) */
     SOME_STEP = 8,         /* weight rows that a thread decodes at a time then, */
     SOME_DEPTH = 640,      /* of at most so many columns, for its first cache */
     SOME_LD = SOME_DEPTH + 16, /* rows apart: no multiple of a page's sets */
