@@ -60,7 +60,11 @@ typedef struct kron_model_params {
     const char *clip_g;          /* SD2's or SDXL's OpenCLIP encoder alone; NULL: in `model` */
     const char *vae;             /* replaces the VAE of `model`; NULL: none */
     const char *backend;         /* "cpu", "ref" (slow, plain C); NULL: the best there is */
-    int n_threads;               /* workers on the CPU; 0: one per core */
+    /* Workers on the CPU; 0: one per core. On a machine with several nodes of memory or kinds of
+     * core they and the calling thread are bound to some of its processors while a job computes, and
+     * free again afterwards; KRON_CPU_BIND=none in the environment, or OpenMP's own OMP_PROC_BIND,
+     * prevents that. */
+    int n_threads;
     kron_prediction prediction;
     /* Other storage of the layers' weights than the files': converted by all workers when a network
      * is first used, into memory of the model; biases and norms stay. Adapters act on it as on any

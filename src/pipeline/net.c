@@ -108,11 +108,13 @@ static size_t weight_bytes(const struct session *s)
     return sum;
 }
 
+/* Giving pages back and finding them again costs more than opening the model: only where they are
+ * wanted. */
 void session_done_with(struct session *s, enum layer_part part)
 {
     const struct layer_table *t = &s->e->model.layers;
     size_t room = s->params.max_memory > 0 ? (size_t)s->params.max_memory
-                                           : s->e->device->caps.memory_free / 2;
+                                           : s->e->device->caps.memory_free;
 
     if (room == 0 || weight_bytes(s) + other_bytes <= room / 2)
         return;

@@ -3,6 +3,7 @@
  * (kernels.h) for all else, OpenMP for threads.
  *
  *   device.c       opening, buffers, rates          weights.c   merged weights
+ *   topology.c     which processors there are       places.c    who runs where
  *   plan.c         graph -> list of prepared operations, one scratch shared by all
  *   wpass.c        rows of a layer's effective weight, on the fly
  *   linear.c conv.c winograd.c delta.c attention.c norm.c elementwise.c    the operations
@@ -21,12 +22,14 @@ struct cpu_device {
     struct be_device base;
     const struct cpu_kernels *k;
     const struct int8_kernels *int8;
+    struct places *places; /* where workers run (places.h); NULL: anywhere */
     int n_threads;
 };
 
 struct be_weights {
     const struct layer_table *table;
     const struct delta_set *set;
+    const struct places *places; /* the device's */
     struct kept *kept; /* by layer id */
     char *work;        /* the compute buffer of all plans; NULL: given back */
     size_t work_bytes; /* of the largest */
@@ -70,6 +73,7 @@ struct cpu_op {
     int64_t m_chunk;               /* linear: activation rows of one product */
     int64_t temp_floats;           /* of temp_at */
     bool by_rows;                  /* linear: whole rows go through scratch */
+    bool by_dots;                  /* linear: some rows, see there */
     int64_t delta_rows;            /* activation route: rows of one chunk */
     int64_t mask_rows;             /* and of scaled activations, at mask_at */
     size_t mask_at;

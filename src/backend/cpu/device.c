@@ -1,52 +1,26 @@
 /* SPDX-License-Identifier: MIT
  * Opening the host as a device, its buffers, and how fast it is. */
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _DEFAULT_SOURCE /* sysconf names of memory */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/int8.h"
 #include "backend/cpu/peak.h"
+#include "backend/cpu/places.h"
 #include "backend/cpu/plan.h"
 #include "backend/host.h"
 #include <omp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 static void close_device(struct be_device *d)
 {
+    places_free(&((struct cpu_device *)d)->places);
     mem_free(d);
 }
 
 static int count(void)
 {
     return 1;
-}
-
-/* Cores that this process may use: two hardware threads of one core share its vector units, so
- * only the first of each counts. */
-static int usable_cores(void)
-{
-    cpu_set_t set;
-    int n = 0;
-
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return omp_get_num_procs();
-    for (int c = 0; c < CPU_SETSIZE; c++) {
-        char path[96];
-        int first = c;
-        if (!CPU_ISSET(c, &set))
-            continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
-                 c);
-        FILE *f = fopen(path, "r");
-        if (f != NULL) {
-            if (fscanf(f, "%d", &first) != 1)
-                first = c;
-            fclose(f);
-        }
-        n += first == c || !CPU_ISSET(first, &set);
-    }
-    return n > 0 ? n : 1;
 }
 
 /* Best of a few short products, so that a busy moment does not mislead. */
@@ -161,7 +135,12 @@ static kron_status open_device(int index, int n_threads, struct be_device **out)
     struct cpu_device *d = p;
     d->k = cpu_kernels_best();
     d->int8 = int8_kernels_best();
-    d->n_threads = n_threads > 0 ? n_threads : usable_cores();
+    d->n_threads = n_threads;
+    kron_status status = places_create("/sys/devices", &d->n_threads, &d->places);
+    if (status != KRON_OK) {
+        mem_free(d);
+        return status;
+    }
     d->base = (struct be_device){.fns = &fns, .name = "cpu",
                                 .caps = {.n_threads = d->n_threads, .observes = true}};
     d->base.caps.int8_bits = d->int8->w_most < 127 ? 7 : 8;

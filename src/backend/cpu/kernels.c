@@ -11,6 +11,7 @@
 #include "backend/cpu/simd.h"
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/dots_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/wino_transform_tmpl.h"

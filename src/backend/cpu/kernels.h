@@ -80,6 +80,10 @@ struct cpu_kernels {
     void (*axpy)(float *y, const float *x, float a, int64_t n);              /* y += a x */
     void (*axpy_mul)(float *y, const float *x, const float *z, float a, int64_t n); /* += a x z */
     float (*dot)(const float *x, const float *y, int64_t n);
+    /* y[m, n] = x[m, k] times the rows of w[n, k], plus y if `add`. For a few rows of w that stay
+     * in the first cache, and as much of x as fits the second. */
+    void (*dots)(int64_t m, int64_t n, int64_t k, const float *x, int64_t ldx, const float *w,
+                 int64_t ldw, float *y, int64_t ldy, bool add);
     /* c[m, n] = a[m, k] b[k, n], plus c if `add`. For panels that stay in cache. */
     void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                  int64_t ldb, float *c, int64_t ldc, bool add);

@@ -13,6 +13,12 @@ enum {
     TEMP_BYTES = 2 << 20,  /* of products that are not written straight to the output */
     FEW_ROWS = 4,          /* activations: up to here each weight is used as it is decoded */
     FEW_STEP = 8,          /* weight rows that a thread decodes at a time then */
+    SOME_ROWS = 96,        /* activations: up to here a product packs nothing (dots_tmpl.h) */
+    SOME_STEP = 8,         /* weight rows that a thread decodes at a time then, */
+    SOME_DEPTH = 640,      /* of at most so many columns, for its first cache */
+    SOME_LD = SOME_DEPTH + 16, /* rows apart: no multiple of a page's sets */
+    SOME_TASK = 64,        /* most weight rows that are finished together */
+    SOME_GROUP = 6,        /* activations between two looks ahead */
 };
 
 /* Weight rows of a block for m rows of activations: a multiple of 16, split evenly. */
@@ -25,6 +31,26 @@ static int64_t block_rows(int64_t m, int64_t out, int64_t k, int threads)
     int64_t blocks = (out + most - 1) / most;
     int64_t rows = (out + blocks - 1) / blocks;
     return (rows + 15) / 16 * 16;
+}
+
+/* Columns [col, col + n) of row r of y, which is as wide as res. */
+static void finish_row(const struct cpu_call *c, float *y, const float *x, const float *bias,
+                       const float *res, int64_t r, int64_t col, int64_t n)
+{
+    int64_t at = r * c->ys.c + col;
+
+    c->k->finish(y + at, x, bias ? bias + col : NULL, NULL, res ? res + at : NULL, c->op->act, n);
+}
+
+/* y = act(x + bias) + res for columns [col, col + n) of `rows` rows; y and res ldy wide. */
+static void finish(const struct cpu_call *c, float *y, const float *x, int64_t ldx,
+                   const float *bias, const float *res, int64_t rows, int64_t col, int64_t n)
+{
+    if (bias == NULL && res == NULL && c->op->act == ACT_NONE && x == y + col)
+        return;
+#pragma omp parallel for num_threads(c->threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        finish_row(c, y, x + r * ldx, bias, res, r, col, n);
 }
 
 /* --- few rows: each weight row is decoded by the thread that uses it --- */
@@ -48,6 +74,115 @@ static void few_rows(const struct cpu_call *c, float *y, int64_t ldy)
     }
 }
 
+/* --- some rows: as few, but each weight row is used by tiles of rows while it is in the first
+ * cache. One parallel region for the whole product, where blocks take several each. --- */
+
+/* Bytes of the weight that will be decoded next: asked for a few lines at a time between products,
+ * since all at once would wait for memory. */
+struct ahead {
+    const char *row, *at;
+    int64_t step, bytes, rows;
+};
+
+static struct ahead look_ahead(const struct wsource *w, int64_t row, int64_t n, int64_t col,
+                               int64_t n_col)
+{
+    const struct dtype_info *info = dtype_info(w->base.type);
+    struct ahead a = {.step = w->k / info->block * info->bytes, .rows = n,
+                      .bytes = n_col / info->block * info->bytes};
+
+    a.at = a.row = (const char *)w->base.data + (row * w->k + col) / info->block * info->bytes;
+    return a;
+}
+
+static void fetch_some(struct ahead *a, int64_t lines)
+{
+    for (; lines > 0 && a->rows > 0; lines--) {
+        __builtin_prefetch(a->at, 0, 2);
+        a->at += 64;
+        if (a->at >= a->row + a->bytes) {
+            a->at = a->row += a->step;
+            a->rows--;
+        }
+    }
+}
+
+/* Columns of a piece, evenly split; whole blocks of every type where rows are. */
+static int64_t some_depth(const struct wsource *w)
+{
+    int64_t most = dtype_info(w->base.type)->block > 32 ? 512 : SOME_DEPTH;
+
+    return most == 512 ? most : up_to(ceil_div(w->k, ceil_div(w->k, most)), 32);
+}
+
+/* y (+)= x times columns [col, col + n_col) of weight rows [row, row + n). */
+static void some_piece(const struct cpu_call *c, int64_t row, int64_t n, int64_t col,
+                       int64_t n_col, struct ahead a, bool add)
+{
+    const struct wsource *w = &c->o->w;
+    float *mem = cpu_thread_scratch(c);
+    const float *rows = wpass_direct(c, w), *x = c->x[0] + col;
+    int64_t m = rows_of(c->xs), ld = w->k, groups = ceil_div(m, SOME_GROUP);
+    int64_t lines = ceil_div(ceil_div(a.bytes, 64) * a.rows, groups);
+
+    if (rows == NULL) {
+        wpass_rows(c, w, row, n, col, n_col, mem, SOME_LD, mem + SOME_STEP * SOME_LD);
+        ld = SOME_LD;
+    }
+    rows = rows == NULL ? mem : rows + row * w->k + col;
+    for (int64_t i = 0; i < m; i += SOME_GROUP) {
+        fetch_some(&a, lines);
+        c->k->dots(m - i < SOME_GROUP ? m - i : SOME_GROUP, n, n_col, x + i * w->k, w->k, rows,
+                   ld, c->y + i * c->ys.c + row, c->ys.c, add);
+    }
+}
+
+/* Weight rows [first, end) of one thread's task. */
+static void some_task(const struct cpu_call *c, int64_t first, int64_t end)
+{
+    const struct wsource *w = &c->o->w;
+    int64_t depth = some_depth(w);
+
+    for (int64_t row = first; row < end; row += SOME_STEP) {
+        int64_t n = end - row < SOME_STEP ? end - row : SOME_STEP, next = row + n;
+        for (int64_t col = 0; col < w->k; col += depth) {
+            int64_t n_col = w->k - col < depth ? w->k - col : depth, then = col + n_col;
+            struct ahead a = {0};
+            if (then < w->k)
+                a = look_ahead(w, row, n, then, w->k - then < depth ? w->k - then : depth);
+            else if (next < end)
+                a = look_ahead(w, next, end - next < n ? end - next : n, 0, n_col);
+            some_piece(c, row, n, col, n_col, a, col > 0 || c->o->res_in_place);
+        }
+    }
+}
+
+/* Deltas of activations come between the sums and the rest. */
+static void some_rows(const struct cpu_call *c, const float *bias)
+{
+    int64_t m = rows_of(c->xs), out = c->o->w.out;
+    int64_t task = up_to(ceil_div(out, 4 * c->threads), SOME_STEP);
+    const float *res = c->o->res_in_place ? NULL : c->x[1];
+    bool deltas = delta_active(c), plain = bias == NULL && res == NULL && c->op->act == ACT_NONE;
+
+    task = task < SOME_TASK ? task : SOME_TASK;
+#pragma omp parallel for num_threads(c->threads) schedule(dynamic)
+    for (int64_t at = 0; at < out; at += task) {
+        int64_t end = at + task < out ? at + task : out;
+        some_task(c, at, end);
+        if (!deltas && !plain)
+            for (int64_t r = 0; r < m; r++)
+                finish_row(c, c->y, c->y + r * out + at, bias, res, r, at, end - at);
+    }
+    if (!deltas)
+        return;
+    struct delta_ranks ranks = delta_ranks(c, c->x[0], m);
+    delta_add_ranks(&ranks, 0, m, 0, out, c->y, out);
+    if (ranks.r == 0)
+        delta_apply(c, c->x[0], m, c->y, 0);
+    finish(c, c->y, c->y, out, bias, res, m, 0, out);
+}
+
 /* --- many rows --- */
 
 /* Weight rows [row, row + n) as f32, ready to multiply. */
@@ -59,20 +194,6 @@ static const float *block_of(const struct cpu_call *c, int64_t row, int64_t n, f
         return direct + row * c->o->w.k;
     wpass_block(c, &c->o->w, row, n, mem);
     return mem;
-}
-
-/* y = act(x + bias) + res for columns [col, col + n) of `rows` rows; y and res ldy wide. */
-static void finish(const struct cpu_call *c, float *y, const float *x, int64_t ldx,
-                   const float *bias, const float *res, int64_t rows, int64_t col, int64_t n)
-{
-    int64_t ldy = c->ys.c;
-
-    if (bias == NULL && res == NULL && c->op->act == ACT_NONE && x == y + col)
-        return;
-#pragma omp parallel for num_threads(c->threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        c->k->finish(y + r * ldy + col, x + r * ldx, bias ? bias + col : NULL, NULL,
-                     res ? res + r * ldy + col : NULL, c->op->act, n);
 }
 
 /* One block of output columns. With an activation after the sum of base and deltas, finishing
@@ -137,6 +258,10 @@ static void linear_run(struct cpu_call *c)
         finish(c, c->y, temp, out, bias, res, m, 0, out);
         return;
     }
+    if (o->by_dots) {
+        some_rows(c, bias);
+        return;
+    }
     struct delta_ranks ranks = delta_ranks(c, c->x[0], m);
     raw = raw && ranks.r == 0;
     if (o->by_rows && deltas && ranks.r == 0) {
@@ -177,19 +302,21 @@ static kron_status linear_compile(struct be_plan *p, struct cpu_op *o)
     KRON_TRY(wpass_compile(p, o, op->layer, op->route));
     bool deltas = delta_on_rows(&o->w), few = m <= FEW_ROWS;
     bool through = o->res_in_place && op->act != ACT_NONE;
-    take_threads(p, o, few ? (size_t)(FEW_STEP * k) * 4 : 0);
     o->m_chunk = m;
     o->by_rows = delta_turns(&o->w) || (deltas && through);
+    o->by_dots = m <= SOME_ROWS && !o->by_rows && !through;
+    int64_t some = o->by_dots ? SOME_STEP * SOME_LD : 0, rows = few ? FEW_STEP * k : 0;
+    take_threads(p, o, (size_t)(rows > some ? rows : some) * 4);
     if (few)
         o->temp_at = cpu_take(o, (size_t)(m * out) * 4);
-    if (few && !deltas)
+    if (deltas)
+        delta_compile(p, o);
+    if (o->by_dots || (few && !deltas))
         return KRON_OK;
     o->block = block_rows(m, out, k, p->device->n_threads);
     o->block_at = cpu_take(o, (size_t)(o->block * k) * 4);
     if (!few && (o->by_rows || through))
         take_temp(o, m, o->by_rows ? out : o->block);
-    if (deltas)
-        delta_compile(p, o);
     return KRON_OK;
 }
 

@@ -2,6 +2,7 @@
  * A planned graph as a list of prepared operations. */
 #include "backend/cpu/plan.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/places.h"
 #include "backend/host.h"
 #include <omp.h>
 
@@ -139,16 +140,25 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
     return KRON_OK;
 }
 
-kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
-                     const struct be_timer *timer)
+static kron_status run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                       const struct be_timer *timer)
 {
-    int before = omp_get_max_threads(); /* the caller's own, put back: it is a user of OpenMP too */
-
     KRON_TRY(weights_reserve(p->weights, plan_bytes(p)));
     p->arena = p->weights->work;
     p->scratch = p->arena + p->g->arena_bytes;
+    return run_all(p, bind, strengths, timer);
+}
+
+/* The caller's number of threads and its affinity are put back: it is a user of OpenMP too. */
+kron_status plan_run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
+                     const struct be_timer *timer)
+{
+    int before = omp_get_max_threads();
+    bool bound = places_enter(p->device->places);
+
     omp_set_num_threads(p->device->n_threads);
-    kron_status status = run_all(p, bind, strengths, timer);
+    kron_status status = run(p, bind, strengths, timer);
+    places_leave(p->device->places, bound);
     omp_set_num_threads(before);
     return status;
 }

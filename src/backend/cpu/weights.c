@@ -4,6 +4,7 @@
  * input channel) and, for the input form, W A, its low rank on the output side. Base and factors
  * are used where the files are mapped. */
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/places.h"
 #include <math.h>
 #include <omp.h>
 #include <pthread.h>
@@ -29,7 +30,6 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
 {
     void *p, *kept;
 
-    (void)d;
     KRON_TRY(mem_alloc(&p, sizeof **out, "weights"));
     kron_status status = mem_alloc_n(&kept, (size_t)table->n, sizeof(struct kept), "weights");
     if (status != KRON_OK) {
@@ -37,7 +37,8 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
         return status;
     }
     *out = p;
-    **out = (struct be_weights){.table = table, .set = set, .kept = kept};
+    **out = (struct be_weights){.table = table, .set = set, .kept = kept,
+                                .places = ((struct cpu_device *)d)->places};
     return KRON_OK;
 }
 
@@ -83,6 +84,7 @@ kron_status weights_reserve(struct be_weights *w, size_t bytes)
     weights_trim(w);
     w->work_bytes = bytes > w->work_bytes ? bytes : w->work_bytes;
     KRON_TRY(mem_alloc_raw(&p, w->work_bytes, "the compute buffer"));
+    places_spread(w->places, p, w->work_bytes);
     w->work = p;
     return KRON_OK;
 }

@@ -591,7 +591,7 @@ static void fetch_ahead(const struct wsource *w, int64_t at, int64_t n_col)
     const struct dtype_info *info = dtype_info(w->base.type);
     const char *p = (const char *)w->base.data + at / info->block * info->bytes;
 
-    if (n_col == w->k)
+    if (n_col == w->k || n_col > TRANSPOSE_COLUMNS)
         return;
     for (int64_t i = 0; i < n_col / info->block * info->bytes; i += 64)
         __builtin_prefetch(p + i, 0, 2);

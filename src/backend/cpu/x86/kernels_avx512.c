@@ -59,6 +59,7 @@ INLINE vf get_e4m3(const void *p)
 #include "backend/cpu/vector_tmpl.h"
 #include "backend/cpu/decode_tmpl.h"
 #include "backend/cpu/gemm_tmpl.h"
+#include "backend/cpu/dots_tmpl.h"
 #include "backend/cpu/transpose_tmpl.h"
 #include "backend/cpu/conv_tmpl.h"
 #include "backend/cpu/wino_transform_tmpl.h"
