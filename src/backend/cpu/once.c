@@ -11,7 +11,9 @@ static size_t input_bytes(const struct gr_value *v)
 
 static struct delta_list deltas_of(const struct be_plan *p, const struct gr_op *op)
 {
-    return delta_set_list(op->once ? p->weights->set : NULL, op->layer);
+    bool has = op->once && op->layer != NULL;
+
+    return has ? delta_set_list(p->weights->set, op->layer) : (struct delta_list){0, NULL};
 }
 
 kron_status once_compile(struct be_plan *p)
