@@ -236,6 +236,8 @@ static void show_details(const struct run *r)
     kron_buffers b = kron_session_buffers(r->session);
     note("compute buffers: text encoder %.1f MB, unet %.1f MB, vae %.1f MB",
          (double)b.text_encoder / mb, (double)b.unet / mb, (double)b.vae / mb);
+    note("kept for the prompt: %.1f MB, with the unet's buffer %.1f MB",
+         (double)b.unet_kept / mb, (double)(b.unet + b.unet_kept) / mb);
 }
 
 static bool save_importance(const struct run *r)

@@ -194,9 +194,13 @@ KRON_API kron_job kron_job_default(void);
  * adapters, files and memory. */
 KRON_API kron_status kron_generate(kron_session *s, const kron_job *job, kron_image *images);
 
-/* Compute buffer of the last call of each part, bytes; 0 if it has not run. */
+/* Compute buffer of the last call of each part, bytes; 0 if it has not run. unet_kept: beside
+ * unet, what is the same at all steps of a prompt (keys and values of the text) and was kept from
+ * call to call; 0 where there is no room for it. The parts take turns in one piece of memory, as
+ * large as the largest of text_encoder, unet + unet_kept and vae. */
 typedef struct kron_buffers {
     size_t text_encoder, unet, vae;
+    size_t unet_kept;
 } kron_buffers;
 KRON_API kron_buffers kron_session_buffers(const kron_session *s);
 

@@ -30,6 +30,8 @@ struct gr_value {
     gr_ref base;      /* these are rows of that value, from `row` on; GR_NONE: its own */
     int64_t row;
     gr_ref over;      /* may lie over the first bytes of that value (gr_over); or GR_NONE */
+    bool steady;      /* inputs: seldom another from run to run (gr_steady) */
+    bool held;        /* written by gr_hold(): outlives a run */
     /* Written by gr_plan(): first byte in the arena; -1 for inputs, outputs and their rows. */
     int64_t offset;
 };
@@ -83,6 +85,7 @@ struct gr_op {
     bool trunk;              /* what residuals are added to passes through it */
     bool keep;               /* linear, geglu: its weight may stay in memory as whole numbers */
     bool pages; /* its weight lies in a mapped file, whose pages are given back when it has run */
+    bool once;  /* written by gr_hold(): need not run while what it reads is what it was */
     int stride;                                       /* conv2d */
     int pad_top, pad_left, pad_bottom, pad_right;     /* conv2d; zeros */
     int groups;                                       /* group_norm, norm_stats */
@@ -103,7 +106,8 @@ struct graph {
     int n_binds;
     /* Written by gr_plan(). */
     size_t arena_bytes;  /* the part of the compute buffer that holds values */
-    size_t lower_bound;  /* the largest sum of values alive at once */
+    size_t held_bytes;   /* of these, at its beginning, those that are held */
+    size_t lower_bound;  /* the largest sum of values alive at once, held ones always */
 };
 
 /* --- building (build.c) --- */
@@ -112,6 +116,8 @@ void gr_init(struct graph *g, const char *name);
 void gr_free(struct graph *g);
 
 gr_ref gr_input(struct graph *g, const char *name, enum gr_type type, struct gr_shape shape);
+/* Marks an input whose numbers are mostly those of the run before. */
+void gr_steady(struct graph *g, gr_ref input);
 /* Marks the operation that was added last as part of the trunk. */
 void gr_trunk(struct graph *g);
 /* Marks a value as an output of that name: it lives in a binding, not in the arena. */
@@ -200,10 +206,18 @@ struct gr_work {
 };
 struct gr_work gr_op_work(const struct graph *g, const struct gr_op *op);
 
+/* --- what need not be made at each run (hold.c) --- */
+
+/* Marks operations that read nothing but steady inputs, and each other, as `once`, and what the
+ * others read of them as held; layers with a strength that changes within a job are left out.
+ * Before gr_plan(). Held values cost memory for as long as they are used. */
+void gr_hold(struct graph *g, const struct delta_set *set);
+
 /* --- planning (plan.c) --- */
 
-/* Gives every temporary value an offset in one arena, by lifetime; operations that may run in
- * place do. Offsets are multiples of 64 bytes. Without a plan no backend takes a graph. */
+/* Gives every temporary value an offset in one arena, by lifetime, held ones first; operations
+ * that may run in place do. Offsets are multiples of 64 bytes. Without a plan no backend takes a
+ * graph. */
 kron_status gr_plan(struct graph *g);
 /* True if `op` may write its output over input i: backends must allow exactly this. */
 bool gr_op_in_place(const struct gr_op *op, int i);
@@ -228,7 +242,8 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
 /* Marks what gains by whole numbers of `bits`: the products of more than four rows with layers
  * that are not tiny. Under 8 bits not the trunk: nothing comes beside it that would make its
  * error smaller. Where a layer's strengths do not change within a job and `budget` allows, its
- * weight as whole numbers is kept from call to call: what that takes is subtracted. Before
+ * weight as whole numbers is kept from call to call: what that takes is subtracted. Of operations
+ * that run once nothing is kept. Before
  * gr_choose_routes(): deltas of what is kept go into its rows. Logs what it did. */
 void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size_t *budget);
 

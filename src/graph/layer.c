@@ -13,6 +13,14 @@ struct delta_list delta_set_list(const struct delta_set *set, const struct layer
     return set->by_layer[l->id];
 }
 
+bool delta_list_varies(struct delta_list list)
+{
+    for (int i = 0; i < list.n; i++)
+        if (list.at[i].varying)
+            return true;
+    return false;
+}
+
 float delta_strength(const struct delta *d, const float *strengths)
 {
     float s = strengths[d->strength];

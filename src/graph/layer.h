@@ -135,6 +135,8 @@ struct delta_set {
 /* The deltas of a layer; a list of none where the set is NULL. */
 struct delta_list delta_set_list(const struct delta_set *set, const struct layer *l);
 
+/* True if a strength of the list changes within a job. */
+bool delta_list_varies(struct delta_list list);
 /* s of a delta in a run. */
 float delta_strength(const struct delta *d, const float *strengths);
 /* The mask of a region as w x h pixels: means of what each covers; [h, w]. */

@@ -76,7 +76,7 @@ static int dying_input(const struct graph *g, const struct lives *lv, int o)
     for (int i = 0; i < GR_MAX_IN; i++) {
         gr_ref v = op->in[i];
         bool dies = v != GR_NONE && g->values[v].role == GR_TEMP && lv->last[v] == o &&
-                    g->values[v].base == GR_NONE;
+                    g->values[v].base == GR_NONE && !g->values[v].held;
         for (int j = 0; dies && j < GR_MAX_IN; j++) /* not if it is also read as another input */
             dies = j == i || op->in[j] != v;
         if (dies && gr_op_in_place(op, i) &&
@@ -91,7 +91,7 @@ static int block_below(const struct graph *g, const struct lives *lv, gr_ref v)
 {
     gr_ref x = g->values[v].over;
 
-    if (x == GR_NONE || g->values[x].role != GR_TEMP || lv->last[x] > lv->done[v] ||
+    if (x == GR_NONE || lv->block[x] < 0 || lv->last[x] > lv->done[v] ||
         value_bytes(&g->values[v]) > value_bytes(&g->values[x]))
         return -1;
     return lv->block[x];
@@ -103,7 +103,7 @@ static void make_blocks(const struct graph *g, struct lives *lv)
         lv->block[v] = -1;
     for (int o = 0; o < g->n_ops; o++) {
         gr_ref v = gr_root(g, g->ops[o].out);
-        if (g->values[v].role != GR_TEMP || lv->block[v] >= 0)
+        if (g->values[v].role != GR_TEMP || g->values[v].held || lv->block[v] >= 0)
             continue;
         int b = v == g->ops[o].out ? dying_input(g, lv, o) : block_below(g, lv, v);
         if (b < 0) {
@@ -179,9 +179,22 @@ static kron_status alloc_lives(struct lives *lv, struct arena *a, const struct g
     return a->status;
 }
 
-static void place_all(struct graph *g, struct lives *lv)
+/* Held values one behind the other. Returns their bytes. */
+static int64_t place_held(struct graph *g)
 {
     int64_t end = 0;
+
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].held) {
+            g->values[v].offset = end;
+            end += value_bytes(&g->values[v]);
+        }
+    return end;
+}
+
+static void place_all(struct graph *g, struct lives *lv)
+{
+    int64_t held = place_held(g), end = 0;
 
     for (int b = 0; b < lv->n_blocks; b++)
         lv->order[b] = &lv->blocks[b];
@@ -193,10 +206,15 @@ static void place_all(struct graph *g, struct lives *lv)
     }
     for (int v = 0; v < g->n_values; v++) {
         struct gr_value *x = &g->values[v];
-        int b = lv->block[gr_root(g, v)];
-        x->offset = b < 0 ? -1 : lv->blocks[b].offset + x->row * x->shape.w * x->shape.c * 4;
+        gr_ref root = gr_root(g, v);
+        int b = lv->block[root];
+        int64_t first = b >= 0 ? held + lv->blocks[b].offset : -1;
+        if (g->values[root].held)
+            first = g->values[root].offset;
+        x->offset = first < 0 ? -1 : first + x->row * x->shape.w * x->shape.c * 4;
     }
-    g->arena_bytes = (size_t)end;
+    g->held_bytes = (size_t)held;
+    g->arena_bytes = (size_t)(held + end);
 }
 
 kron_status gr_plan(struct graph *g)
@@ -210,7 +228,7 @@ kron_status gr_plan(struct graph *g)
         find_lives(g, &lv);
         make_blocks(g, &lv);
         place_all(g, &lv);
-        g->lower_bound = most_alive(g, &lv);
+        g->lower_bound = g->held_bytes + most_alive(g, &lv);
     }
     arena_free(&a);
     return status;

@@ -78,14 +78,6 @@ static struct costs costs_of(const struct delta_list *list, const struct layer *
     return c;
 }
 
-static bool any_varying(const struct delta_list *list)
-{
-    for (int i = 0; i < list->n; i++)
-        if (list->at[i].varying)
-            return true;
-    return false;
-}
-
 /* --- whole numbers --- */
 
 enum { FEW_ROWS = 4, LEAST_SIDE = 32, MOST_DEPTH = 1 << 15, FEW_KEYS = 192, MOST_HEAD = 192 };
@@ -156,7 +148,7 @@ void gr_choose_int8(struct graph *g, const struct delta_set *set, int bits, size
             continue;
         struct delta_list list = delta_set_list(set, op->layer);
         size_t bytes = whole_bytes(op);
-        op->keep = bytes <= *budget && !any_varying(&list);
+        op->keep = !op->once && bytes <= *budget && !delta_list_varies(list);
         *budget -= op->keep ? bytes : 0;
         kept += op->keep ? bytes : 0;
         n_kept += op->keep;
@@ -193,7 +185,7 @@ static enum gr_route choose(struct choice *c, const struct delta_list *list,
         route = ROUTE_MIXED;
     }
     route = gr_route_allowed(*list, route);
-    if (any_varying(list)) /* a merged weight would have to be made anew at each step */
+    if (delta_list_varies(*list)) /* a merged weight would have to be made anew at each step */
         return route;
     if (c->mode == APPLY_IMMEDIATELY)
         return ROUTE_MERGED;
@@ -237,7 +229,8 @@ void gr_choose_routes(struct graph *g, const struct delta_set *set, enum gr_appl
             op->route = gr_route_allowed(list, ROUTE_WEIGHT);
             continue;
         }
-        op->route = choose(&c, &list, &t, (double)rows * all / rates->product, (size_t)all * 4);
+        size_t merged = op->once ? SIZE_MAX : (size_t)all * 4; /* room is for what runs often */
+        op->route = choose(&c, &list, &t, (double)rows * all / rates->product, merged);
         log_debug("%s: route %-10s %s (%d deltas, %lld rows: weight %.3f ms, activation %.3f ms)",
                   g->name, gr_route_name(op->route), op->layer->name, list.n, (long long)rows,
                   t.weight * 1e3, t.activation * 1e3);

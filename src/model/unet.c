@@ -341,6 +341,8 @@ static gr_ref time_graph(struct walk *w, const struct unet *u, int64_t n)
     if (u->label1 != NULL) {
         gr_ref pooled = gr_input(g, "pooled", GR_F32, (struct gr_shape){n, 1, 1, u->pooled_width});
         gr_ref sizes = gr_input(g, "sizes", GR_F32, (struct gr_shape){n, 1, 1, 6});
+        gr_steady(g, pooled);
+        gr_steady(g, sizes);
         gr_ref y = gr_concat(g, pooled, gr_timestep(g, sizes, u->size_dim));
         y = gr_linear(g, y, u->label1, ACT_SILU, GR_NONE);
         y = gr_linear(g, y, u->label2, ACT_NONE, GR_NONE);
@@ -409,6 +411,7 @@ void unet_graph(struct graph *g, const struct unet *u, int64_t n, int64_t h, int
     gr_ref x = gr_input(g, "x", GR_F32, (struct gr_shape){n, h, w, u->in_channels});
 
     wk.context = gr_input(g, "context", GR_F32, (struct gr_shape){n, 1, tokens, u->context_width});
+    gr_steady(g, wk.context);
     wk.time_silu = time_graph(&wk, u, n);
     x = gr_conv(g, x, u->conv_in, 1, GR_NONE, GR_NONE);
     tap(&wk, x, "conv_in");

@@ -3,16 +3,31 @@
 #include "pipeline/session.h"
 #include <string.h>
 
-/* Both halves in one batch decode each weight once instead of twice, for twice the activations:
- * taken unless they would fill over half of the memory there is. */
-static kron_status choose_batch(struct denoise *d)
+static struct net_key key_of(const struct denoise *d, int64_t n)
 {
-    struct net_key key = {.kind = NET_UNET, .n = 2, .h = d->h, .w = d->w, .tokens = d->pos->tokens};
+    struct net_key key = {.kind = NET_UNET, .n = n, .h = d->h, .w = d->w, .tokens = d->pos->tokens,
+                          .hold = d->hold};
+
+    return key;
+}
+
+/* Both halves in one batch decode each weight once instead of twice, for twice the activations:
+ * taken unless they would fill over half of the memory there is. What is the same at each step is
+ * held if that fits as well; two calls, with one text and the other in turns, hold nothing. */
+static kron_status choose_memory(struct denoise *d)
+{
     size_t need, room = session_room(d->s);
 
-    KRON_TRY(net_estimate(d->s, &key, &need));
-    d->both = d->neg != NULL && need <= room;
-    if (d->neg != NULL && !d->both)
+    for (int holds = 1; holds >= 0; holds--) {
+        d->hold = holds == 1;
+        d->both = d->neg != NULL;
+        struct net_key key = key_of(d, d->both ? 2 : 1);
+        KRON_TRY(net_estimate(d->s, &key, &need));
+        if (need <= room)
+            return KRON_OK;
+    }
+    d->both = false;
+    if (d->neg != NULL)
         log_info("guidance runs in two calls: both halves at once would need %.1f MB",
                  (double)need / 1e6);
     return KRON_OK;
@@ -26,7 +41,7 @@ kron_status denoise_init(struct denoise *d, struct session *s, const struct cond
     *d = (struct denoise){.s = s, .pos = pos, .neg = neg, .cfg = cfg, .h = h, .w = w};
     d->sizes[0] = d->sizes[4] = (float)(h * factor);
     d->sizes[1] = d->sizes[5] = (float)(w * factor);
-    KRON_TRY(choose_batch(d));
+    KRON_TRY(choose_memory(d));
     KRON_TRY(mem_floats(&d->in, 2 * h * w * s->e->model.unet.in_channels, "the latents of a step"));
     return mem_floats(&d->out, 2 * h * w * 4, "the latents of a step");
 }
@@ -78,7 +93,7 @@ static kron_status call(struct denoise *d, const float *x, double t,
                         const struct condition *const *c, int64_t n, float *out)
 {
     const struct unet *u = &d->s->e->model.unet;
-    struct net_key key = {.kind = NET_UNET, .n = n, .h = d->h, .w = d->w, .tokens = c[0]->tokens};
+    struct net_key key = key_of(d, n);
     float times[2] = {(float)t, (float)t};
     struct net *net;
 

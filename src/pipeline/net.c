@@ -29,6 +29,19 @@ static void build(struct session *s, const struct net_key *k, struct graph *g)
     }
 }
 
+static const struct delta_set *deltas(const struct session *s)
+{
+    return s->set != NULL ? adapter_set_deltas(s->set) : NULL;
+}
+
+static kron_status build_planned(struct session *s, const struct net_key *k, struct graph *g)
+{
+    build(s, k, g);
+    if (k->hold)
+        gr_hold(g, deltas(s));
+    return gr_plan(g);
+}
+
 static bool is_quantised(const struct layer_table *t)
 {
     for (int i = 0; i < t->n; i++)
@@ -71,31 +84,45 @@ static const struct gr_op *band_before(const struct graph *g, int o)
     return NULL;
 }
 
-/* Weights stay in memory while they fit beside the buffer, the first ones of the graph; the others
- * come and go. Taking all in turn out would leave none there when the next step begins. Rows of
- * token tables are few. `taken`: compute buffer, and what was made of weights. */
-static void mark_pages(const struct session *s, struct graph *g, size_t taken)
+/* Of the operations that run once, or of the others. Returns the bytes that come and go. */
+static size_t mark_some(const struct session *s, struct graph *g, bool once, size_t *left)
 {
-    size_t left = take((size_t)s->params.max_memory, taken + other_bytes), gone = 0;
+    size_t gone = 0;
 
-    for (int o = 0; o < g->n_ops; o++)
-        if (g->ops[o].route == ROUTE_MERGED)
-            left = take(left, (size_t)(g->ops[o].layer->out * layer_k(g->ops[o].layer)) * 4);
-    for (int o = 0; s->params.max_memory > 0 && o < g->n_ops; o++) {
+    for (int o = 0; o < g->n_ops; o++) {
         struct gr_op *op = &g->ops[o];
         const struct gr_op *before = band_before(g, o);
         const struct layer *l = op->layer;
-        if (l == NULL || op->kind == OP_EMBED || !is_mapped(s->e, l))
+        if (l == NULL || op->once != once || op->kind == OP_EMBED || !is_mapped(s->e, l))
             continue;
-        op->pages = before != NULL ? before->pages : l->weight.bytes > left;
+        op->pages = before != NULL ? before->pages : l->weight.bytes > *left;
         if (before != NULL)
             continue;
-        left = op->pages ? left : left - l->weight.bytes;
+        *left -= op->pages ? 0 : l->weight.bytes;
         gone += op->pages ? l->weight.bytes : 0;
     }
-    if (gone > 0)
-        log_debug("%s: %.1f MB of weights are read anew at each run, to keep within %.1f MB",
-                  g->name, (double)gone / 1e6, (double)s->params.max_memory / 1e6);
+    return gone;
+}
+
+/* Weights stay in memory while they fit beside the buffer, the first ones of the graph; the others
+ * come and go. Taking all in turn out would leave none there when the next step begins. Those that
+ * a step does not read come last. Rows of token tables are few. `taken`: compute buffer, and what
+ * was made of weights. */
+static void mark_pages(const struct session *s, struct graph *g, size_t taken)
+{
+    size_t left = take((size_t)s->params.max_memory, taken + other_bytes), gone, rare;
+
+    if (s->params.max_memory <= 0)
+        return;
+    for (int o = 0; o < g->n_ops; o++)
+        if (g->ops[o].route == ROUTE_MERGED)
+            left = take(left, (size_t)(g->ops[o].layer->out * layer_k(g->ops[o].layer)) * 4);
+    gone = mark_some(s, g, false, &left);
+    rare = mark_some(s, g, true, &left);
+    if (gone + rare > 0)
+        log_debug("%s: %.1f MB of weights are read anew at each run, %.1f MB for each prompt, to "
+                  "keep within %.1f MB", g->name, (double)gone / 1e6, (double)rare / 1e6,
+                  (double)s->params.max_memory / 1e6);
 }
 
 static size_t weight_bytes(const struct session *s)
@@ -174,14 +201,27 @@ static void net_free(struct session *s, struct net **net)
     *net = NULL;
 }
 
+static void log_plan(const struct net *net, size_t bytes, double seconds)
+{
+    const struct graph *g = &net->g;
+    size_t held = g->held_bytes;
+
+    log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
+              "planned in %.0f ms", g->name, (double)(bytes - held) / 1e6,
+              (double)(g->arena_bytes - held) / 1e6, (double)(g->lower_bound - held) / 1e6,
+              (double)(bytes - g->arena_bytes) / 1e6, seconds * 1e3);
+    if (held > 0)
+        log_debug("%s: kept for the prompt: %.2f MB, with the compute buffer %.2f MB", g->name,
+                  (double)held / 1e6, (double)bytes / 1e6);
+}
+
 static kron_status compile(struct session *s, struct net *net)
 {
-    const struct delta_set *set = s->set ? adapter_set_deltas(s->set) : NULL;
+    const struct delta_set *set = deltas(s);
     double start = clock_seconds();
     size_t bytes, budget = merge_budget(s);
 
-    build(s, &net->key, &net->g);
-    KRON_TRY(gr_plan(&net->g));
+    KRON_TRY(build_planned(s, &net->key, &net->g));
     KRON_TRY(engine_make_weights(s->e, &net->g));
     if (set != NULL)
         KRON_TRY(be_measure(s->e->device));
@@ -193,17 +233,15 @@ static kron_status compile(struct session *s, struct net *net)
     KRON_TRY(make_binds(s, net));
     bytes = be_plan_bytes(s->e->device, net->plan);
     mark_pages(s, &net->g, bytes + merge_budget(s) - budget);
-    log_debug("%s compute buffer: %.2f MB (values %.2f MB, at least %.2f MB; scratch %.2f MB), "
-              "planned in %.0f ms", net->g.name, (double)bytes / 1e6,
-              (double)net->g.arena_bytes / 1e6, (double)net->g.lower_bound / 1e6,
-              (double)(bytes - net->g.arena_bytes) / 1e6, (clock_seconds() - start) * 1e3);
+    log_plan(net, bytes, clock_seconds() - start);
     return KRON_OK;
 }
 
 static bool same_key(const struct net_key *a, const struct net_key *b)
 {
     return a->kind == b->kind && a->part == b->part && a->n == b->n && a->h == b->h &&
-           a->w == b->w && a->tokens == b->tokens && a->taps == b->taps;
+           a->w == b->w && a->tokens == b->tokens && a->taps == b->taps &&
+           a->hold == b->hold;
 }
 
 /* A free slot, or that of the net longest unused. */
@@ -286,12 +324,14 @@ kron_status net_run(struct session *s, struct net *net)
     const struct be_timer timer = {session_profile, s};
     size_t bytes = be_plan_bytes(s->e->device, net->plan);
 
-    if (net->key.kind == NET_UNET)
-        s->buffers.unet = bytes;
-    else if (net->key.kind == NET_TE0 || net->key.kind == NET_TE1)
+    if (net->key.kind == NET_UNET) {
+        s->buffers.unet = bytes - net->g.held_bytes;
+        s->buffers.unet_kept = net->g.held_bytes;
+    } else if (net->key.kind == NET_TE0 || net->key.kind == NET_TE1) {
         s->buffers.text_encoder = bytes;
-    else
+    } else {
         s->buffers.vae = bytes;
+    }
     return be_plan_run_timed(s->e->device, net->plan, net->bind, s->strengths,
                              s->profile != NULL ? &timer : NULL);
 }
@@ -312,8 +352,7 @@ kron_status net_estimate(struct session *s, const struct net_key *key, size_t *b
         *bytes = be_plan_bytes(s->e->device, made->plan);
         return KRON_OK;
     }
-    build(s, key, &g);
-    kron_status status = gr_plan(&g);
+    kron_status status = build_planned(s, key, &g);
     if (status == KRON_OK)
         status = be_plan_create(s->e->device, &g, s->weights, s->strengths, &plan);
     *bytes = status == KRON_OK ? be_plan_bytes(s->e->device, plan) : 0;

@@ -120,6 +120,8 @@ struct net_key {
                       * 1 where the pooled text is wanted */
     int64_t tokens;  /* NET_UNET: of the context; text encoders: clip skip */
     bool taps;
+    bool hold;       /* NET_UNET: text and sizes are mostly those of the call before: what depends
+                      * on nothing else is held */
 };
 
 struct net {
@@ -168,7 +170,8 @@ void nets_drop_all(struct session *s);
 void session_done_with(struct session *s, enum layer_part part);
 /* Bytes that the compute buffer of one part may take. */
 size_t session_room(const struct session *s);
-/* Bytes of the compute buffer that a net of this key would take, without making it. */
+/* Bytes of the compute buffer that a net of this key would take, held values included, without
+ * making it. */
 kron_status net_estimate(struct session *s, const struct net_key *key, size_t *bytes);
 
 /* --- sessions and their adapters (session.c) --- */
@@ -233,6 +236,7 @@ struct denoise {
     float cfg;
     int64_t h, w;        /* latent */
     bool both;           /* both halves in one batch */
+    bool hold;           /* there is room for what is the same at each step */
     int step, n_steps;   /* where the run stands, for strengths that change; n_steps 0: nowhere */
     float sizes[6];      /* SDXL: height, width, crop top, left, target height, width */
     const float *extra;  /* inpainting checkpoints: [h, w, in_channels - 4]; else NULL */

@@ -4,6 +4,7 @@
  *
  *   device.c       opening, buffers, rates          weights.c   merged weights
  *   topology.c     which processors there are       places.c    who runs where
+ *   once.c         what a plan holds from run to run
  *   plan.c         graph -> list of prepared operations, one scratch shared by all
  *   wpass.c        rows of a layer's effective weight, on the fly
  *   linear.c conv.c winograd.c delta.c attention.c norm.c elementwise.c    the operations
@@ -33,6 +34,9 @@ struct be_weights {
     struct kept *kept; /* by layer id */
     char *work;        /* the compute buffer of all plans; NULL: given back */
     size_t work_bytes; /* of the largest */
+    unsigned long n_plans; /* made so far */
+    unsigned long holder;  /* number of the plan whose held values are right; 0: none */
+    size_t held_bytes;     /* that they take, at the beginning of `work` */
 };
 
 /* A delta as an op applies it. Its factors D go into the weight's rows or are applied to
@@ -89,6 +93,8 @@ struct be_plan {
     const float *merge_strengths; /* while compiling */
     char *arena, *scratch; /* in a run: parts of weights->work */
     size_t scratch_bytes;
+    unsigned long number;  /* of its weights' plans, from 1 */
+    char *made_of;         /* what the held values were made of: steady inputs, strengths */
 };
 
 /* What running one op needs. */
@@ -147,13 +153,14 @@ kron_status weights_create(struct be_device *d, const struct layer_table *table,
                            const struct delta_set *set, struct be_weights **out);
 void weights_free(struct be_weights *w);
 void weights_trim(struct be_weights *w);
-/* A compute buffer of so many bytes at least, for every run from now on. */
-kron_status weights_reserve(struct be_weights *w, size_t bytes);
+/* A compute buffer for a run of p, which begins at *at: beside what another plan holds there if p
+ * holds nothing and both fit, else over it. */
+kron_status weights_reserve(struct be_weights *w, const struct be_plan *p, char **at);
 /* The f32 effective weight of a layer, made at the first call; deltas of a region left out. */
 kron_status weights_merged(struct be_plan *p, const struct layer *l, struct tensor *out);
 /* Room for what is made of a layer's weight, kept for all plans of these weights: whole numbers
- * q[rows], of `depth` bytes, none if that is 0, and two numbers for each of `groups` parts of a row. It is
- * taken at the first call, filled by what runs first, and again when its key differs. */
+ * q[rows], of `depth` bytes, none if that is 0, and two numbers for each of `groups` parts of a
+ * row. It is taken at the first call, filled by what runs first, and again when its key differs. */
 struct packed {
     int8_t *q;
     float *scale, *sum;
@@ -169,6 +176,14 @@ void packed_filled(const struct cpu_call *c, struct packed *k);
 /* Delta i of a layer with its gain worked out and its input form brought to low rank: what that
  * takes is kept with the weights, made at the first call. */
 kron_status weights_delta(struct be_plan *p, const struct layer *l, int i, struct delta *out);
+
+/* --- once.c --- */
+
+kron_status once_compile(struct be_plan *p);
+/* True if operations marked `once` must run, and notes what they read: held values are not there,
+ * or were made of something else. Call once_made() when they have run. */
+bool once_needed(struct be_plan *p, struct be_buf *const *bind, const float *strengths);
+void once_made(struct be_plan *p);
 
 /* --- wpass.c --- */
 

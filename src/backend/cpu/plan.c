@@ -63,6 +63,7 @@ static kron_status compile(struct be_plan *p)
 {
     void *m;
 
+    KRON_TRY(once_compile(p));
     KRON_TRY(mem_alloc_n(&m, (size_t)p->g->n_ops, sizeof *p->ops, "a plan"));
     p->ops = m;
     for (int i = 0; i < p->g->n_ops; i++) {
@@ -101,9 +102,9 @@ kron_status plan_create(struct be_device *d, const struct graph *g, struct be_we
 
 /* The weight of op i of a plan is read while others are computed; it is given back when it has
  * been used. */
-static void fetch(const struct be_plan *p, int i)
+static void fetch(const struct be_plan *p, int i, bool once)
 {
-    if (i < p->g->n_ops && p->g->ops[i].pages)
+    if (i < p->g->n_ops && p->g->ops[i].pages && (once || !p->g->ops[i].once))
         map_fetch(p->g->ops[i].layer->weight.data, p->g->ops[i].layer->weight.bytes);
 }
 
@@ -117,9 +118,13 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
                            const struct be_timer *timer)
 {
     const struct be_device *d = &p->device->base;
+    bool once = once_needed(p, bind, strengths) || d->observe != NULL;
 
     for (int i = 0; i < p->g->n_ops; i++) {
         const struct gr_op *op = &p->g->ops[i];
+        fetch(p, i + FETCH_AHEAD, once);
+        if (op->once && !once)
+            continue;
         struct cpu_call c = {.p = p, .o = &p->ops[i], .op = op, .k = p->device->k,
                              .threads = p->device->n_threads, .strengths = strengths};
         for (int j = 0; j < GR_MAX_IN; j++)
@@ -129,7 +134,6 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         c.ys = gr_shape_of(p->g, op->out);
         if (d->observe != NULL && (op->kind == OP_LINEAR || op->kind == OP_GEGLU))
             d->observe(d->observe_user, op->layer, c.x[0], c.xs.n * c.xs.h * c.xs.w);
-        fetch(p, i + FETCH_AHEAD);
         double start = timer != NULL ? clock_seconds() : 0;
         fns_of(op)->run(&c);
         release(op);
@@ -137,14 +141,14 @@ static kron_status run_all(struct be_plan *p, struct be_buf *const *bind, const 
         if (timer != NULL)
             timer->done(timer->user, p->g, op, start, clock_seconds());
     }
+    once_made(p);
     return KRON_OK;
 }
 
 static kron_status run(struct be_plan *p, struct be_buf *const *bind, const float *strengths,
                        const struct be_timer *timer)
 {
-    KRON_TRY(weights_reserve(p->weights, plan_bytes(p)));
-    p->arena = p->weights->work;
+    KRON_TRY(weights_reserve(p->weights, p, &p->arena));
     p->scratch = p->arena + p->g->arena_bytes;
     return run_all(p, bind, strengths, timer);
 }

@@ -5,6 +5,7 @@
  * are used where the files are mapped. */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/places.h"
+#include "backend/cpu/plan.h"
 #include <math.h>
 #include <omp.h>
 #include <pthread.h>
@@ -73,19 +74,35 @@ void weights_trim(struct be_weights *w)
 {
     mem_free(w->work);
     w->work = NULL;
+    w->holder = 0;
 }
 
-kron_status weights_reserve(struct be_weights *w, size_t bytes)
+static kron_status take_work(struct be_weights *w, size_t bytes)
 {
-    void *p;
+    void *m;
 
     if (w->work != NULL && bytes <= w->work_bytes)
         return KRON_OK;
     weights_trim(w);
     w->work_bytes = bytes > w->work_bytes ? bytes : w->work_bytes;
-    KRON_TRY(mem_alloc_raw(&p, w->work_bytes, "the compute buffer"));
-    places_spread(w->places, p, w->work_bytes);
-    w->work = p;
+    KRON_TRY(mem_alloc_raw(&m, w->work_bytes, "the compute buffer"));
+    places_spread(w->places, m, w->work_bytes);
+    w->work = m;
+    return KRON_OK;
+}
+
+kron_status weights_reserve(struct be_weights *w, const struct be_plan *p, char **at)
+{
+    size_t bytes = plan_bytes(p);
+
+    KRON_TRY(take_work(w, bytes));
+    *at = w->work;
+    if (w->holder == 0 || w->holder == p->number)
+        return KRON_OK;
+    if (p->g->held_bytes == 0 && w->held_bytes + bytes <= w->work_bytes)
+        *at += w->held_bytes;
+    else
+        w->holder = 0;
     return KRON_OK;
 }
 
