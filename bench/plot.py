@@ -44,7 +44,8 @@ class Svg:
 def title(row):
     size = f"{row['width']}x{row['height']}" if row.get("width") else ""
     names = {"unet": "UNet call", "guided": "step with guidance", "text": "text encoders",
-             "vae": "VAE decode", "against": "UNet call, to f16", "picture": "prompt to PNG", "case": "UNet call, cases"}
+             "vae": "VAE decode", "picture": "prompt to PNG", "case": "UNet call, cases",
+             "against": "UNet call, to f16"}
     return f"{names.get(row['what'], row['what'])}, {row['arch']} {size}"
 
 
