@@ -182,12 +182,16 @@ class Program:
             self.process.wait()
 
 
-def take_turns(programs, rounds, limit, retries):
-    """rounds: of each program. Those of stable-diffusion.cpp are the steps of a job: no retries."""
-    tries = 0
+def take_turns(programs, rounds, limit, retries, budget):
+    """rounds: of each program. Those of stable-diffusion.cpp are the steps of a job: no retries.
+    No round begins after `budget` seconds, as soon as each program has a turn that counts."""
+    tries, start = 0, time.monotonic()
     while any(len(p.seconds) < rounds[p.who] for p in programs):
+        late = time.monotonic() - start > budget
+        if late and all(p.seconds for p in programs):
+            return
         for p in programs:
-            if len(p.seconds) >= rounds[p.who]:
+            if len(p.seconds) >= (1 if late else rounds[p.who]):
                 continue
             last = tries >= retries * len(programs) or p.who.startswith("sdcpp")
             p.turn(1.0 if last else limit)
@@ -212,8 +216,11 @@ def measure(args, what, arch, size, who, rounds=None):
                     continue
                 print(" ".join(line), file=log, flush=True)
                 programs.append(Program(w, line, log))
-                programs[-1].greet()
-            take_turns(programs, counts, args.others, args.retries)
+                if len(programs) == 1:  # its start is a bar: nothing else loads meanwhile
+                    programs[0].greet()
+            for p in programs[1:]:
+                p.greet()
+            take_turns(programs, counts, args.others, args.retries, args.budget)
         finally:
             for p in programs:
                 p.close(decodes(p.who, width, height) and len(p.seconds) == counts[p.who])
@@ -275,6 +282,8 @@ def add_options(p):
     p.add_argument("--others", type=float, default=0.04,
                    help="share of the processors that others may take during a turn (0.04)")
     p.add_argument("--retries", type=int, default=20)
+    p.add_argument("--budget", type=float, default=float("inf"), help="seconds after which a step "
+                   "takes no further round, as soon as each program took a turn (no end)")
     p.add_argument("--sdcpp-warm", type=int, default=0,
                    help="steps of stable-diffusion.cpp that are not timed (0)")
     p.add_argument("--kron", default=str(BENCH.parent / "build/bin/kron-bench"))

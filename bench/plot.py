@@ -44,7 +44,8 @@ class Svg:
 def title(row):
     size = f"{row['width']}x{row['height']}" if row.get("width") else ""
     names = {"unet": "UNet call", "guided": "step with guidance", "text": "text encoders",
-             "vae": "VAE decode", "picture": "prompt to PNG", "case": "UNet call, cases"}
+             "vae": "VAE decode", "picture": "prompt to PNG", "case": "UNet call, cases",
+             "against": "UNet call, to f16"}
     return f"{names.get(row['what'], row['what'])}, {row['arch']} {size}"
 
 
@@ -93,7 +94,7 @@ def save(rows, path):
     svg.y += LINE
     draw = {"case": draw_cases, "roofline": draw_roofline}
     for group in groups(rows):
-        if group[0]["what"] != "quality":
+        if group[0]["what"] not in ("quality", "peak"):
             draw.get(group[0]["what"], draw_turns)(svg, group)
     with open(path, "w") as f:
         f.write(svg.whole())
