@@ -85,7 +85,8 @@ struct result {
     double start;                   /* from before opening until the first step starts */
     double first_step;              /* the first step, planning of the UNet included */
     kron_buffers buffers;           /* bytes, batch 1 */
-    size_t guided_unet;             /* the UNet's compute buffer with guidance, bytes */
+    size_t guided_unet, guided_kept; /* the UNet's compute buffer with guidance, and beside it
+                                     * what is kept for the prompt; bytes */
     int64_t peak, peak_anonymous;   /* bytes resident; without mapped files, between steps */
     double load;                    /* load average of the machine after the case */
 };

@@ -245,7 +245,8 @@ def show(rows):
     for r in rows:
         notes = [f"{r['least_s']:.3f} to {r['most_s']:.3f} in {r['turns']}"]
         for key, text in (("peak_mb", "peak {:.0f} MB"), ("anonymous_mb", "{:.0f} MB of it own"),
-                          ("unet_buffer_mb", "buffer {:.1f} MB"), ("start_s", "starts in {:.2f} s"),
+                          ("unet_buffer_mb", "buffer {:.1f} MB"),
+                          ("unet_kept_mb", "kept beside it {:.1f} MB"), ("start_s", "starts in {:.2f} s"),
                           ("vae_s", "its VAE {:.2f} s"), ("text_s", "its text {:.2f} s")):
             if r.get(key):
                 notes.append(text.format(r[key]))

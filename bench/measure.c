@@ -236,6 +236,7 @@ static bool guided_job(struct bench_session *b, const struct setup *setup, struc
         put(&later, w.step.at[i]);
     r->guided = timing_of(&later);
     r->guided_unet = kron_session_buffers(b->session).unet;
+    r->guided_kept = kron_session_buffers(b->session).unet_kept;
     keep_peak(r, &w);
     return true;
 }

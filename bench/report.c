@@ -53,20 +53,21 @@ void report_head(const struct setup *setup)
     date_now(date);
     printf("Kron %s, %s, %d threads, %s\n", kron_version(), name, threads_of(setup), date);
     printf("ratio: a UNet call with the adapters to one without, in turns; seconds; MB = 10^6 bytes\n"
-           "%-5s %-9s %-17s %6s %8s %8s %7s %6s %7s %7s %7s  %6s %6s %6s %6s  %6s %6s %5s\n", "model",
+           "%-5s %-9s %-17s %6s %8s %8s %7s %6s %7s %7s %7s  %6s %6s %6s %6s %6s %6s  %6s %6s %5s\n", "model",
            "size", "case", "ratio", "call", "plain", "guided", "text", "decode", "start", "first",
-           "MB txt", "unet", "unet2", "vae", "peak", "anon", "load");
+           "MB txt", "unet", "+kept", "unet2", "+kept", "vae", "peak", "anon", "load");
 }
 
 void report_case(const struct result *r)
 {
     char size[24];
     snprintf(size, sizeof size, "%dx%d", r->width, r->height);
-    printf("%-5s %-9s %-17s %6.3f %8.3f %8.3f %7.2f %6.3f %7.2f %7.2f %7.2f  %6.1f %6.1f %6.1f %6.1f  "
-           "%6.0f %6.0f %5.2f\n", bench_arch_name(r->arch), size, r->what.name, ratio_of(r),
+    printf("%-5s %-9s %-17s %6.3f %8.3f %8.3f %7.2f %6.3f %7.2f %7.2f %7.2f  %6.1f %6.1f %6.1f %6.1f %6.1f "
+           "%6.1f  %6.0f %6.0f %5.2f\n", bench_arch_name(r->arch), size, r->what.name, ratio_of(r),
            r->call.median, r->plain_call.median, r->guided.median, r->text, r->decode, r->start,
            r->first_step, megabytes((double)r->buffers.text_encoder),
-           megabytes((double)r->buffers.unet), megabytes((double)r->guided_unet),
+           megabytes((double)r->buffers.unet), megabytes((double)r->buffers.unet_kept),
+           megabytes((double)r->guided_unet), megabytes((double)r->guided_kept),
            megabytes((double)r->buffers.vae), megabytes((double)r->peak),
            megabytes((double)r->peak_anonymous), r->load);
 }
@@ -74,7 +75,7 @@ void report_case(const struct result *r)
 /* --- files --- */
 
 /* The numbers of a row, in one list for both kinds of file. */
-enum { N_FIELDS = 21 };
+enum { N_FIELDS = 23 };
 struct field {
     const char *name;
     double value;
@@ -98,7 +99,9 @@ static void fields_of(const struct result *r, struct field out[N_FIELDS])
         {"first_step_s", r->first_step},
         {"text_buffer_mb", megabytes((double)r->buffers.text_encoder)},
         {"unet_buffer_mb", megabytes((double)r->buffers.unet)},
+        {"unet_kept_mb", megabytes((double)r->buffers.unet_kept)},
         {"unet_guided_buffer_mb", megabytes((double)r->guided_unet)},
+        {"unet_guided_kept_mb", megabytes((double)r->guided_kept)},
         {"vae_buffer_mb", megabytes((double)r->buffers.vae)},
         {"peak_rss_mb", megabytes((double)r->peak)},
         {"peak_anonymous_mb", megabytes((double)r->peak_anonymous)},

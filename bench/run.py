@@ -56,7 +56,7 @@ def case(args, arch, size, name):
               f"without {r['plain_call_s']:.3f}; guided {r['guided_step_s']:.2f}, "
               f"text {r['text_s']:.2f}, VAE {r['vae_decode_s']:.2f}; "
               f"starts in {r['start_s']:.2f} s; buffer "
-              f"{r['unet_buffer_mb']:.1f} MB, peak {r['peak_rss_mb']:.0f} MB, "
+              f"{r['unet_buffer_mb']:.1f} MB, kept beside it {r['unet_kept_mb']:.1f} MB, peak {r['peak_rss_mb']:.0f} MB, "
               f"{r['peak_anonymous_mb']:.0f} MB of it own", flush=True)
     return rows
 

@@ -28,9 +28,10 @@ static void greet(const struct server *s)
     kron_buffers b = kron_session_buffers(s->b.session);
     printf("ready {\"name\": \"Kron %s\", \"start_s\": %.4f, \"first_step_s\": %.4f, "
            "\"open_s\": %.4f, \"adapters_s\": %.4f, \"text_buffer_mb\": %.2f, "
-           "\"unet_buffer_mb\": %.2f, \"vae_buffer_mb\": %.2f}\n", kron_version(), s->start,
+           "\"unet_buffer_mb\": %.2f, \"unet_kept_mb\": %.2f, \"vae_buffer_mb\": %.2f}\n",
+           kron_version(), s->start,
            s->first_step, s->b.open, s->b.adapters, (double)b.text_encoder / 1e6,
-           (double)b.unet / 1e6, (double)b.vae / 1e6);
+           (double)b.unet / 1e6, (double)b.unet_kept / 1e6, (double)b.vae / 1e6);
     fflush(stdout);
 }
 

@@ -148,6 +148,13 @@ static struct life life_of(const struct graph *g, gr_ref v)
 {
     struct life l = {-1, -1, -1, g->values[v].offset, 0};
 
+    l.to = l.from + round_64(gr_elements(g->values[v].shape) * 4);
+    if (g->values[v].held) { /* from run to run */
+        l.born = 0;
+        l.dies = l.done = g->n_ops - 1;
+        return l;
+    }
+
     for (int o = 0; o < g->n_ops; o++) {
         const struct gr_op *op = &g->ops[o];
         if (gr_root(g, op->out) == v) {
@@ -158,7 +165,6 @@ static struct life life_of(const struct graph *g, gr_ref v)
             if (gr_root(g, op->in[i]) == v)
                 l.dies = o;
     }
-    l.to = l.from + round_64(gr_elements(g->values[v].shape) * 4);
     return l;
 }
 
@@ -189,7 +195,7 @@ static bool may_overwrite(const struct gr_op *op, gr_ref v)
 /* True if b was written over a as the rules allow. */
 static bool in_place(const struct graph *g, const struct life *a, gr_ref va, const struct life *b)
 {
-    return a->dies == b->born && a->from == b->from && a->to == b->to &&
+    return !g->values[va].held && a->dies == b->born && a->from == b->from && a->to == b->to &&
            may_overwrite(&g->ops[b->born], va);
 }
 
@@ -299,6 +305,73 @@ static void values_alive_together_are_apart(void **state)
     assert_true(shared > 300); /* else nothing was tested of running in place */
     if (waste / 300 > 1.1)
         fail_msg("arenas are %.3f times their lower bounds", waste / 300);
+}
+
+/* Whether v depends on inputs other than y. */
+static bool depends_on_x(const struct graph *g, gr_ref v)
+{
+    if (g->values[v].role == GR_INPUT)
+        return !g->values[v].steady;
+    for (int o = 0; o < g->n_ops; o++)
+        for (int i = 0; g->ops[o].out == v && i < GR_MAX_IN; i++)
+            if (g->ops[o].in[i] != GR_NONE && depends_on_x(g, g->ops[o].in[i]))
+                return true;
+    return false;
+}
+
+/* Every operation is `once` that can be, and what others read of them is held, nothing else.
+ * Returns how many values are. */
+static int check_held(const struct graph *g)
+{
+    bool *read = calloc((size_t)g->n_values, sizeof *read), *once = calloc((size_t)g->n_values, 1);
+    size_t bytes = 0;
+    int n = 0;
+
+    assert_true(read != NULL && once != NULL);
+    for (int o = 0; o < g->n_ops; o++) {
+        const struct gr_op *op = &g->ops[o];
+        bool can = g->values[op->out].role == GR_TEMP;
+        for (int i = 0; i < GR_MAX_IN; i++) {
+            gr_ref v = op->in[i];
+            can = can && (v == GR_NONE || g->values[v].steady || once[v]);
+            if (v != GR_NONE && !op->once)
+                read[v] = true;
+        }
+        assert_int_equal(op->once, can);
+        once[op->out] = can;
+        assert_false(can && depends_on_x(g, op->out));
+    }
+    for (gr_ref v = 0; v < g->n_values; v++) {
+        assert_int_equal(g->values[v].held, once[v] && read[v]);
+        bytes += g->values[v].held ? (size_t)round_64(gr_elements(g->values[v].shape) * 4) : 0;
+        n += g->values[v].held;
+    }
+    for (gr_ref v = 0; v < g->n_values; v++) /* held ones are the first */
+        if (g->values[v].role == GR_TEMP)
+            assert_int_equal(g->values[v].held, (size_t)g->values[v].offset < bytes);
+    assert_int_equal(g->held_bytes, bytes);
+    free(read);
+    free(once);
+    return n;
+}
+
+static void what_is_held_is_apart_for_good(void **state)
+{
+    static struct maker m;
+    struct graph g;
+    int held = 0;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 300; seed++) {
+        make_graph(&m, &g, seed);
+        gr_steady(&g, 1);
+        gr_hold(&g, NULL);
+        assert_int_equal(gr_plan(&g), KRON_OK);
+        check_plan(&g);
+        held += check_held(&g);
+        gr_free(&g);
+    }
+    assert_true(held > 300);
 }
 
 static void the_same_graph_has_the_same_plan(void **state)
@@ -433,6 +506,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_alive_together_are_apart),
+        cmocka_unit_test(what_is_held_is_apart_for_good),
         cmocka_unit_test(the_same_graph_has_the_same_plan),
         cmocka_unit_test(chains_run_in_place),
         cmocka_unit_test(no_operations_no_bytes),
