@@ -103,20 +103,30 @@ static void a_word_from_a_folder_is_its_vectors(void **state)
     unlink(in_dir("other.safetensors"));
 }
 
-static void both_prompts_have_the_words(void **state)
+/* Two prompts in one call: their products have other last bits than those of one. */
+static void encode_both(const char *text, const char *second, const char *embd_dir,
+                        struct condition *pos, struct condition *neg)
 {
     struct prompt a, b;
-    struct condition pos, neg, cat = encode("cat", NULL), face = encode("face", NULL);
+
+    assert_int_equal(prompt_parse(&a, text, strlen(text)), KRON_OK);
+    assert_int_equal(prompt_parse(&b, second, strlen(second)), KRON_OK);
+    assert_int_equal(encode_prompts(session, &a, &b, embd_dir, 0, pos, neg), KRON_OK);
+    prompt_free(&a);
+    prompt_free(&b);
+}
+
+static void both_prompts_have_the_words(void **state)
+{
+    struct condition pos, neg, cat, face;
 
     (void)state;
     put("zorb.safetensors", "emb_params", (int32_t[]){CAT}, 1);
     put("other.safetensors", "emb_params", (int32_t[]){FACE}, 1);
-    assert_int_equal(prompt_parse(&a, "zorb", 4), KRON_OK);
-    assert_int_equal(prompt_parse(&b, "other", 5), KRON_OK);
-    assert_int_equal(encode_prompts(session, &a, &b, dir, 0, &pos, &neg), KRON_OK);
+    encode_both("zorb", "other", dir, &pos, &neg);
+    encode_both("cat", "face", NULL, &cat, &face);
     assert_true(equal(&pos, &cat) && equal(&neg, &face));
-    prompt_free(&a);
-    prompt_free(&b);
+    assert_false(equal(&pos, &neg));
     condition_free(&pos);
     condition_free(&neg);
     condition_free(&cat);
