@@ -330,7 +330,7 @@ INLINE void block_q3_K(const uint8_t *p, float *y)
     static const int8_t levels[16] = {-4, -3, -2, -1, 0, 1, 2, 3};
     struct levels l = levels_of(levels);
     float scale[16], d = half_at(p + 108);
-    uint64_t four = word_at(p + 96), top = word_at(p + 104) & 0xffffffff;
+    uint64_t four = word_at(p + 96), top = word_at(p + 102) >> 16 & 0xffffffff;
     b32 high = woven32(p);
 
     top |= top << 30;
